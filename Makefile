@@ -1,0 +1,69 @@
+# `make help` lists what there is. Everything runs in the virtual environment .venv, made on demand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FARM := $(BIN)/render-farm
+DEMO := demo
+CEPH := $(PYTHON) infra/ceph/one_host.py --bucket render-farm --
+CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-s3 demo-s3-inside test check fmt figures clean
+
+help: ## List the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(DEMO)/prompts.parquet: | $(READY)
+	mkdir -p $(DEMO)
+	$(BIN)/python -m jobs.scenes.prompts --out $@.part --rows 512 --row-group 128
+	mv $@.part $@
+
+demo: $(READY) $(DEMO)/prompts.parquet ## Render 512 prompts with two Ray workers into demo/run
+	$(FARM) submit jobs/scenes/demo.yaml
+	$(FARM) sample $(DEMO)/run --out $(DEMO)/sheet.png
+	@echo; $(FARM) status $(DEMO)/run
+	@echo; $(FARM) verify $(DEMO)/run --replay 8
+	@echo; echo "Look at $(DEMO)/sheet.png. What to try next:"
+	@echo "  rm -r $(DEMO)/run; make demo                      and press Ctrl-C, or kill -9, in the middle; make demo goes on"
+	@echo "  $(FARM) show $(DEMO)/run 7                what became of a row"
+	@echo "  ls $(DEMO)/run/data                              a webdataset, readable as it is"
+	@echo "  $(FARM) plan jobs/scenes/demo.yaml --probe 64    what a job will take"
+	@echo "  make demo-s3                                  the same into S3 (Ceph on this machine)"
+
+demo-s3: $(READY) $(DEMO)/prompts.parquet ## The same into a Ceph S3 store that is started for it
+	@command -v radosgw >/dev/null || { \
+	  echo "Ceph is missing; as root: apt-get update && apt-get install -y --no-install-recommends $(CEPH_PACKAGES)"; exit 2; }
+	$(CEPH) $(MAKE) --no-print-directory demo-s3-inside
+
+demo-s3-inside:
+	$(FARM) submit jobs/scenes/demo.yaml --set output.uri=s3://render-farm/scenes
+	$(FARM) sample s3://render-farm/scenes --out $(DEMO)/sheet-s3.png
+	@echo; $(FARM) status s3://render-farm/scenes
+	@echo; $(FARM) verify s3://render-farm/scenes --replay 8
+	@echo; echo "Look at $(DEMO)/sheet-s3.png. The store was started for this run and ends now."
+
+test: $(READY) ## Run every test (Ceph's packages are needed for some; the others say so)
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types and the floors of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(READY) ## Measure the figures of jobs/scenes/README.md anew
+	$(BIN)/python -m jobs.scenes.evaluate --model jobs/scenes/model --prompts 500
+
+clean: ## Remove what make made, but for the environment
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
