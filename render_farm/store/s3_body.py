@@ -1,0 +1,126 @@
+"""An object's bytes as a stream that survives broken connections."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from render_farm.errors import Unavailable
+from render_farm.store.s3_errors import FOREIGN, is_transient, translated
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 5.0
+
+
+class Body(Protocol):
+    """What is needed of botocore's `StreamingBody`."""
+
+    def read(self, amt: int | None = None) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An answer to GET: its bytes to come, how many there are, and which version it is."""
+
+    body: Body
+    size_bytes: int
+    etag: str
+
+
+class ContinuedBody(io.RawIOBase):
+    """Bytes of one version of an object, from `start` to the end that the first answer gives.
+
+    botocore does not retry a GET whose body breaks off. This fetches the rest from where it
+    broke, checks by the ETag that it is the same version, and gives up when nothing has come for
+    `patience_s`.
+
+    Args:
+        fetch: opens the object from an offset to the end wanted; translates its own errors.
+
+    Raises:
+        Unavailable: on reading, when nothing comes or the object was replaced meanwhile.
+        StoreError: whatever `fetch` raises.
+    """
+
+    def __init__(
+        self, fetch: Callable[[int], Part], start: int, *, uri: str, key: str, patience_s: float
+    ) -> None:
+        self._fetch = fetch
+        self._uri = uri
+        self._key = key
+        self._patience_s = patience_s
+        self._part = fetch(start)
+        self._etag = self._part.etag
+        self._position = start
+        self._end = start + self._part.size_bytes
+        self._fruitless = 0
+        self._deadline = time.monotonic() + patience_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview | bytearray, /) -> int:  # type: ignore[override]
+        data = self._read_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        parts = []
+        while data := self._read_some(CHUNK_BYTES):
+            parts.append(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._part.body.close()
+        super().close()
+
+    def _read_some(self, size: int) -> bytes:
+        """Some bytes, at most `size`; none at the end of the object only."""
+        wanted = min(size, self._end - self._position)
+        while wanted:
+            failure: BaseException | None = None
+            try:
+                data = self._part.body.read(wanted)
+            except FOREIGN as error:
+                if not is_transient(error):
+                    raise translated(self._uri, self._key, error) from error
+                data, failure = b"", error
+            if data:
+                self._position += len(data)
+                self._fruitless = 0
+                self._deadline = time.monotonic() + self._patience_s
+                return data
+            self._continue_after(failure)
+        return b""
+
+    def _continue_after(self, failure: BaseException | None) -> None:
+        if time.monotonic() > self._deadline:
+            why = f"the transfer breaks off at byte {self._position} again and again ({failure!r})"
+            raise Unavailable(self._uri, self._key, why) from failure
+        self._part.body.close()
+        self._wait(failure)
+        # No If-Match: stores differ on the quotes of the ETag. Comparing works with all.
+        self._part = self._fetch(self._position)
+        if self._part.etag != self._etag:
+            why = "the object was replaced while it was read; read it again"
+            raise Unavailable(self._uri, self._key, why) from failure
+
+    def _wait(self, failure: BaseException | None) -> None:
+        """Wait before going on: not at all when bytes have come since the last time."""
+        if self._fruitless:
+            longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._fruitless)
+            time.sleep(random.uniform(0, longest_s))  # noqa: S311 - jitter
+        self._fruitless += 1
+        fields = {"key": self._key, "position": self._position, "error": repr(failure)}
+        logger.warning("a transfer broke off, continuing it", extra=fields)
