@@ -1,0 +1,95 @@
+"""Checks that every engine makes: of requests before the work, of pictures after it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from render_farm.errors import RowError, shown
+from render_farm.job.request import RenderRequest
+
+MOST_PIXELS_A_SIDE = 8192
+MOST_GUIDANCE = 100.0
+MOST_SEED = 2**63 - 1
+
+# Thresholds of the flags, in 8-bit values. "flat" means that at least 99.5 % of the picture lies
+# within FLAT_RANGE of its median in every channel: a plain colour with compression-like noise.
+BLACK_LUMA = 4
+WHITE_LUMA = 251
+FLAT_RANGE = 2
+SHARE = 0.995
+
+
+def check_request(request: RenderRequest, size_factor: int) -> None:
+    """Refuse what no model with this factor between pixels and latents can render.
+
+    Raises: `RowError` ``bad_prompt``, ``bad_size``, ``bad_guidance_scale`` or ``bad_seed``.
+    """
+    for field in ("prompt", "negative_prompt"):
+        text = getattr(request, field)
+        if not isinstance(text, str):
+            raise RowError("bad_prompt", f"{field}: {shown(text)} (allowed: text)")
+    for field in ("width", "height"):
+        check_side(field, getattr(request, field), size_factor)
+    guidance = request.guidance_scale
+    if not (_is_number(guidance) and math.isfinite(guidance) and 0 <= guidance <= MOST_GUIDANCE):
+        raise RowError(
+            "bad_guidance_scale",
+            f"guidance_scale: {shown(guidance)} (allowed: 0 to {MOST_GUIDANCE:g})",
+        )
+    if not (_is_whole(request.seed) and 0 <= request.seed <= MOST_SEED):
+        raise RowError("bad_seed", f"seed: {shown(request.seed)} (allowed: 0 to {MOST_SEED})")
+
+
+def check_side(field: str, value: int, size_factor: int) -> None:
+    """Refuse a width or height (px) that is not a multiple of the factor, or out of bounds.
+
+    Raises: `RowError` ``bad_size``.
+    """
+    if _is_whole(value) and size_factor <= value <= MOST_PIXELS_A_SIDE and value % size_factor == 0:
+        return
+    raise RowError(
+        "bad_size",
+        f"{field}: {shown(value)} (allowed: multiples of {size_factor} "
+        f"from {size_factor} to {MOST_PIXELS_A_SIDE})",
+    )
+
+
+def picture_flags(pixels: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Signs that a picture went wrong: of ``black``, ``white`` and ``flat``, in this order.
+
+    `pixels` is uint8 [H, W, 3]. ``black`` and ``white``: at least 99.5 % of the values are ≤ 4 or
+    ≥ 251. ``flat``: at least 99.5 % of the pixels are within 2 of the median in every channel.
+    Black and white pictures are usually flat as well.
+    """
+    flags = []
+    if np.mean(pixels <= BLACK_LUMA) >= SHARE:
+        flags.append("black")
+    if np.mean(pixels >= WHITE_LUMA) >= SHARE:
+        flags.append("white")
+    if _is_flat(pixels):
+        flags.append("flat")
+    return tuple(flags)
+
+
+def _is_flat(pixels: NDArray[np.uint8]) -> bool:
+    # Nearly every picture is told apart by a few hundred pixels; only what these leave open
+    # is looked at whole, which costs milliseconds.
+    sample = pixels[:: max(1, pixels.shape[0] // 16), :: max(1, pixels.shape[1] // 16)]
+    return _share_near_median(sample) >= SHARE - 0.1 and _share_near_median(pixels) >= SHARE
+
+
+def _share_near_median(pixels: NDArray[np.uint8]) -> float:
+    flat = pixels.reshape(-1, 3)
+    median = np.median(flat, axis=0)
+    return float(np.mean(np.all(np.abs(flat - median) <= FLAT_RANGE, axis=1)))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

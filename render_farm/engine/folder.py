@@ -1,0 +1,176 @@
+"""Looks at a local model folder without loading it and without importing torch or diffusers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from render_farm.engine.layout import ALLOWED, INDEX, Layout, custom_code, read_layout
+from render_farm.errors import ModelError
+
+# The pipelines' own rule: Stable Diffusion takes multiples of 8 whatever its decoder does.
+LEAST_FACTOR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """What a model folder says about itself.
+
+    `size_factor` divides every width and height (px). `default_width` and `default_height` (px)
+    are the size the model was made for, None where the folder does not say. `tokenizer_length`
+    counts tokens, the markers at both ends included.
+    """
+
+    path: str
+    layout: Layout
+    size_factor: int
+    default_width: int | None
+    default_height: int | None
+    tokenizer_length: int | None
+
+    @property
+    def pipeline_class(self) -> str:
+        """The name of the diffusers class, such as ``StableDiffusionPipeline``."""
+        return self.layout.pipeline_class
+
+
+def check_folder(path: str | Path) -> FolderFacts:
+    """Check that a local folder can be loaded safely, and read what it says about itself.
+
+    Takes milliseconds: reads only the small JSON files.
+
+    Raises: `ModelError` naming the file and the fix.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ModelError(
+            "model.path",
+            f"{path}: " + ("not a folder" if root.exists() else "there is no such folder"),
+            ALLOWED,
+            "give the folder, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5",
+        )
+    index_path = root / INDEX
+    if not index_path.is_file():
+        raise ModelError("model.path", f"{path}: no {INDEX}", ALLOWED, _index_fix(root))
+    files = tuple(_files(root))
+    for file in files:
+        if file.endswith(".py"):
+            raise custom_code(str(path), f"it contains {file}")
+    layout = read_layout(str(path), _read_json(index_path), files)
+    configs = {file: _read_json(root / file) for file in layout.files if file.endswith(".json")}
+    for file, config in configs.items():
+        if isinstance(config, dict) and "auto_map" in config:
+            raise custom_code(str(path), f"{file} has an auto_map")
+    return _facts(str(path), layout, configs)
+
+
+def model_digest(path: str | Path) -> str:
+    """SHA-256, hexadecimal, over what loading the folder reads.
+
+    It covers the relative paths and the contents of the files that are read: index,
+    configurations, tokenizers and the chosen safetensors. It does not depend on where the folder
+    lies, on times, or on files that loading ignores, so a hub snapshot and a copy of it agree.
+    Reads every byte of the weights, in pieces.
+
+    Raises: `ModelError` as `check_folder` does.
+    """
+    total = hashlib.sha256()
+    for file in check_folder(path).layout.files:
+        with (Path(path) / file).open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{json.dumps(file)} {content}\n".encode())
+    return total.hexdigest()
+
+
+def _index_fix(root: Path) -> str:
+    inner = sorted(root.glob(f"*/{INDEX}"))
+    if inner:
+        return f"give the folder {inner[0].parent}"
+    if any(root.glob("*.safetensors")) or any(root.glob("*.ckpt")):
+        return (
+            "a single-file checkpoint has to be converted: load it in diffusers with "
+            "`from_single_file` and write it with `save_pretrained`"
+        )
+    return "choose the folder that `save_pretrained` of a pipeline wrote"
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Relative paths of all files, with forward slashes; refuses links that leave the folder."""
+    base = root.resolve()
+    homes = [base]
+    if base.parent.name == "snapshots":
+        # In the hub's cache a snapshot consists of links into its sibling folder of blobs.
+        homes.append(base.parent.parent / "blobs")
+    for folder, folders, names in os.walk(base):
+        for name in (*folders, *names):
+            entry = Path(folder) / name
+            if entry.is_symlink() and not any(
+                entry.resolve().is_relative_to(home) for home in homes
+            ):
+                raise ModelError(
+                    "model.path",
+                    f"{root}: {entry.relative_to(base)} is a link to a place outside the folder",
+                    "folders that contain their files themselves",
+                    "copy the model with its links followed, for example `cp -rL`",
+                )
+        yield from ((Path(folder) / name).relative_to(base).as_posix() for name in names)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "model.path",
+            f"{path}: cannot be read as JSON: {error}",
+            "the JSON file that diffusers wrote",
+            "copy or download the model again, whole",
+        ) from error
+
+
+def _facts(path: str, layout: Layout, configs: Mapping[str, Any]) -> FolderFacts:
+    vae = _config(configs, "vae/config.json")
+    transformer = _config(configs, "transformer/config.json")
+    scale = 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else None
+    width, height = _default_size({**transformer, **_config(configs, "unet/config.json")}, scale)
+    length = _config(configs, "tokenizer/tokenizer_config.json").get("model_max_length")
+    return FolderFacts(
+        path=path,
+        layout=layout,
+        size_factor=math.lcm(LEAST_FACTOR, (scale or 1) * _patch(transformer)),
+        default_width=width,
+        default_height=height,
+        # tokenizers without a limit of their own write 1e30
+        tokenizer_length=length if isinstance(length, int) and length < 10**6 else None,
+    )
+
+
+def _config(configs: Mapping[str, Any], file: str) -> dict[str, Any]:
+    config = configs.get(file)
+    return config if isinstance(config, dict) else {}
+
+
+def _patch(transformer: Mapping[str, Any]) -> int:
+    """Latents a side that a transformer takes as one token; 1 without a transformer.
+
+    Where the configuration says 1, as Flux's does, the pipeline packs 2 × 2 before it.
+    """
+    if not transformer:
+        return 1
+    patch = transformer.get("patch_size")
+    return patch if isinstance(patch, int) and patch > 1 else 2
+
+
+def _default_size(denoiser: Mapping[str, Any], scale: int | None) -> tuple[int | None, int | None]:
+    """Width and height (px) from the denoiser's `sample_size`: latents, one number or [h, w]."""
+    size = denoiser.get("sample_size")
+    if scale is None or size is None:
+        return None, None
+    height, width = size if isinstance(size, list) else (size, size)
+    return width * scale, height * scale

@@ -1,0 +1,174 @@
+"""Fetches a model from the Hugging Face hub: only the files that loading reads, at one commit."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
+
+from render_farm.engine.layout import ALLOWED, INDEX, read_layout
+from render_farm.errors import ModelError
+
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+EXAMPLE = "a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or a local folder"
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model of the hub on this machine: its snapshot folder and the commit it is at."""
+
+    path: str
+    commit: str
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path is spelled as a hub id, ``owner/name``."""
+    return HUB_ID.fullmatch(path) is not None
+
+
+def resolve_hub(
+    path: str,
+    revision: str | None = None,
+    *,
+    endpoint: str | None = None,
+    cache_dir: str | None = None,
+) -> HubModel:
+    """Bring a model of the hub onto this machine and say at which commit it is.
+
+    The files are chosen from their names before anything big is downloaded: a model that would
+    be refused as a folder is refused here. Where the hub cannot be reached, what the cache has is
+    used. `endpoint` and `cache_dir` default to what huggingface_hub reads from the environment.
+
+    Raises: `ModelError` naming ``model.path`` or ``model.revision``.
+    """
+    try:
+        return _download(path, revision, endpoint, cache_dir)
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError) as error:
+        return _from_cache(path, revision, cache_dir, error)
+    except GatedRepoError as error:
+        raise ModelError(
+            "model.path",
+            f"{path}: the hub gives it only to those who accepted its conditions",
+            "a model that this machine's hub token can read",
+            "accept the conditions on the model's page and set HF_TOKEN, or use a local folder",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise _not_found(path) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            "model.revision",
+            f"{revision} of {path}: the hub has no such revision",
+            "a branch, tag or commit of the model",
+            "leave model.revision out for the newest",
+        ) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in {404, 410}:
+            raise _not_found(path) from error
+        raise ModelError(
+            "model.path",
+            f"{path}: the hub answered {error.response.status_code}: {error}",
+            EXAMPLE,
+            "try again later, or use a local folder",
+        ) from error
+    except HFValidationError as error:
+        raise ModelError("model.path", f"{path}: {error}", EXAMPLE, "correct the id") from error
+    except OSError as error:
+        raise ModelError(
+            "model.path",
+            f"{path}: cannot be stored on this machine: {error}",
+            "a writable cache folder with room for the model",
+            "set HF_HOME to such a folder",
+        ) from error
+
+
+def _download(
+    path: str, revision: str | None, endpoint: str | None, cache_dir: str | None
+) -> HubModel:
+    info = HfApi(endpoint=endpoint).model_info(path, revision=revision)
+    commit = info.sha
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    if commit is None or INDEX not in names:
+        raise ModelError(
+            "model.path",
+            f"{path}: the hub's model has no {INDEX}",
+            ALLOWED,
+            "choose a model in the diffusers layout, or convert it and use a local folder",
+        )
+    try:
+        index = hf_hub_download(
+            path, INDEX, revision=commit, endpoint=endpoint, cache_dir=cache_dir
+        )
+        files = read_layout(path, json.loads(Path(index).read_text()), names).files
+        # by its name, so that the cache knows the revision when the hub cannot be reached
+        folder = snapshot_download(
+            path,
+            revision=revision,
+            endpoint=endpoint,
+            cache_dir=cache_dir,
+            allow_patterns=[glob.escape(name) for name in files],
+        )
+    except LocalEntryNotFoundError:
+        raise
+    except (EntryNotFoundError, ValueError) as error:
+        raise ModelError(
+            "model.path", f"{path}: {error}", ALLOWED, "choose another model or revision"
+        ) from error
+    return HubModel(folder, Path(folder).name)
+
+
+def _from_cache(
+    path: str, revision: str | None, cache_dir: str | None, error: Exception
+) -> HubModel:
+    try:
+        folder = snapshot_download(
+            path,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=True,
+            allow_patterns=[INDEX],
+        )
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            "model.path",
+            f"{path}: no folder of this name here, not in the hub's cache, and the hub cannot be "
+            f"reached: {error}",
+            EXAMPLE,
+            "give the folder of a model on this machine, or download it where there is a network "
+            "(`hf download`) and set HF_HOME to that cache and HF_HUB_OFFLINE=1",
+        ) from error
+    return HubModel(folder, Path(folder).name)
+
+
+def _not_found(path: str) -> ModelError:
+    if path in MOVED:
+        return ModelError(
+            "model.path",
+            f"{path}: it was taken off the hub",
+            EXAMPLE,
+            f"set model.path: {MOVED[path]}, its copy",
+        )
+    return ModelError(
+        "model.path",
+        f"{path}: the hub has no such model, or this machine's token cannot read it",
+        EXAMPLE,
+        "correct the id; for a private model set HF_TOKEN",
+    )

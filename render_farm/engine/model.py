@@ -1,0 +1,164 @@
+"""Loads a diffusers text-to-image pipeline from safetensors, and from nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import SafetensorError
+
+from render_farm.engine.device import choose_device, choose_dtype, device_model, settle_kernels
+from render_farm.engine.folder import FolderFacts, check_folder
+from render_farm.engine.hub import is_hub_id, resolve_hub
+from render_farm.engine.libraries import heard_warnings, quiet_libraries
+from render_farm.engine.source import OFFLOADS, ModelSource
+from render_farm.errors import ModelError
+
+__all__ = ["LoadedPipeline", "ModelSource", "load_pipeline"]
+
+log = logging.getLogger(__name__)
+
+LOADABLE = "a text-to-image pipeline that diffusers 0.42 can load from safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPipeline:
+    """A pipeline in memory, on its device, ready to be called.
+
+    `pipeline` is called as a diffusers text-to-image pipeline is. `size_factor` divides every
+    width and height (px). `device_name` is the device's model for the metadata.
+    """
+
+    pipeline: Any
+    size_factor: int
+    device: torch.device
+    dtype: torch.dtype
+    device_name: str
+
+
+def load_pipeline(source: ModelSource) -> LoadedPipeline:
+    """Load a model from a local folder, or from the hub if the path is a hub id and no folder.
+
+    Code from the model is never run, pickles are never read, and a model of which weights are
+    missing is refused rather than filled up with random ones. Silences the libraries' own
+    warnings and progress bars for the whole process.
+
+    Raises: `ModelError`.
+    """
+    if source.offload not in OFFLOADS:
+        raise ModelError(
+            "model.offload", source.offload, ", ".join(OFFLOADS), "choose one of these"
+        )
+    device = choose_device(source.device)
+    dtype = choose_dtype(source.dtype, device)
+    if source.offload == "model" and device.type == "cpu":
+        raise ModelError(
+            "model.offload",
+            "model",
+            "none on a machine without an accelerator",
+            "remove model.offload: there is no accelerator to move components off from",
+        )
+    facts = check_folder(local_folder(source))
+    quiet_libraries()
+    settle_kernels(device)
+    pipeline = _place(_read(facts, dtype), source, device)
+    log.info("model loaded", extra={"model": source.path, "pipeline": facts.pipeline_class})
+    return LoadedPipeline(pipeline, facts.size_factor, device, dtype, device_model(device))
+
+
+def local_folder(source: ModelSource) -> Path:
+    """The model's folder on this machine, downloaded first where the path is a hub id."""
+    if is_hub_id(source.path) and not Path(source.path).is_dir():
+        model = resolve_hub(
+            source.path, source.revision, endpoint=source.endpoint, cache_dir=source.cache_dir
+        )
+        return Path(model.path)
+    return Path(source.path)
+
+
+def _read(facts: FolderFacts, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "variant": facts.layout.variant,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "low_cpu_mem_usage": True,
+        "local_files_only": True,
+    }
+    if facts.layout.left_out:
+        options |= dict.fromkeys(facts.layout.left_out)
+        options["requires_safety_checker"] = False
+    try:
+        with heard_warnings() as heard:
+            pipeline = _from_folder(facts.path, options)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        NotImplementedError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        raise ModelError(
+            "model.path",
+            f"{facts.path}: {type(error).__name__}: {error}",
+            LOADABLE,
+            "copy or download the model again, or choose one of a supported kind",
+        ) from error
+    _refuse_random_weights(facts.path, heard)
+    if "height" not in inspect.signature(pipeline.__call__).parameters:
+        raise ModelError(
+            "model.path",
+            f"{facts.path}: a {type(pipeline).__name__} takes no height",
+            LOADABLE,
+            "choose a text-to-image model",
+        )
+    return pipeline
+
+
+def _from_folder(path: str, options: dict[str, Any]) -> Any:
+    # looked up here, because the import behind it warns of what the machine lacks
+    by_task: Any = diffusers.AutoPipelineForText2Image
+    by_name: Any = diffusers.DiffusionPipeline
+    try:
+        return by_task.from_pretrained(path, **options)
+    except ValueError as error:
+        if "AutoPipeline can't find a pipeline" not in str(error):
+            raise
+    return by_name.from_pretrained(path, **options)
+
+
+def _refuse_random_weights(path: str, heard: list[str]) -> None:
+    """Both libraries fill up missing weights at random and only warn of it."""
+    for message in heard:
+        if "newly initialized" in message:
+            raise ModelError(
+                "model.path",
+                f"{path}: weights are missing: {' '.join(message.split())}",
+                "a model with all its weights",
+                "copy or download the model again, whole",
+            )
+
+
+def _place(pipeline: Any, source: ModelSource, device: torch.device) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        if source.offload == "model":
+            pipeline.enable_model_cpu_offload(device=device)
+            return pipeline
+        return pipeline.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "model.path",
+            f"{source.path}: does not fit {device_model(device)}: {error}",
+            "a model that fits the device's memory",
+            "set model.offload: model, or a smaller model.dtype",
+        ) from error

@@ -1,0 +1,129 @@
+"""Pictures drawn from the seed instead of a model: to rehearse a job at full scale for free.
+
+Imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from render_farm.engine.batches import batches
+from render_farm.engine.checks import check_request, picture_flags
+from render_farm.engine.sampler import Refused, Rendered, SamplerInfo
+from render_farm.engine.schedulers import NAMES
+from render_farm.errors import RowError, shown
+from render_farm.job.request import RenderRequest
+
+SIZE_FACTOR = 8
+MOST_STEPS = 1000
+BATCH_SIZE = 8
+BLOCKS = 8
+BAR_SHARE = 8
+
+
+class RehearsalSampler:
+    """A `Sampler` without a model: the same checks, the same batches, pictures for free.
+
+    A picture is a pattern of coloured blocks on a gradient, drawn from the seed, above a bar of
+    colours drawn from the prompt: rows that swapped seeds or prompts show. `seconds_per_image`
+    makes each picture take that long, by way of `sleep`.
+    """
+
+    def __init__(
+        self,
+        seconds_per_image: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._seconds_per_image = seconds_per_image
+        self._sleep = sleep
+        self._clock = clock
+        self._info = SamplerInfo(
+            engine="rehearsal",
+            device="rehearsal",
+            dtype="uint8",
+            versions={"numpy": np.__version__},
+        )
+
+    @property
+    def info(self) -> SamplerInfo:
+        """The device is ``rehearsal``, whatever the machine: the pictures are the same on all."""
+        return self._info
+
+    def check(self, request: RenderRequest) -> None:
+        """Refuse what no Stable Diffusion model can render.
+
+        Raises: `RowError` with one of ``bad_prompt``, ``bad_size``, ``bad_guidance_scale``,
+        ``bad_seed``, ``unknown_scheduler``, ``bad_steps``.
+        """
+        check_request(request, SIZE_FACTOR)
+        if request.scheduler not in NAMES:
+            raise RowError(
+                "unknown_scheduler",
+                f"scheduler: {shown(request.scheduler)} (allowed: {', '.join(NAMES)})",
+            )
+        if (
+            isinstance(request.steps, bool)
+            or not isinstance(request.steps, int)
+            or not 1 <= request.steps <= MOST_STEPS
+        ):
+            raise RowError(
+                "bad_steps", f"steps: {shown(request.steps)} (allowed: 1 to {MOST_STEPS})"
+            )
+
+    def group(self, request: RenderRequest) -> tuple[int, int]:
+        """Pictures of one size share a batch."""
+        return request.width, request.height
+
+    def default_batch_size(self, width: int, height: int) -> int:
+        """Always the same: memory does not matter here."""
+        del width, height
+        return BATCH_SIZE
+
+    def render(
+        self, requests: Iterable[RenderRequest], batch_size: int
+    ) -> Iterator[Rendered | Refused]:
+        """Draw requests lazily, batch by batch; see `Sampler.render`. Refuses none."""
+        for batch in batches(requests, batch_size, self.group):
+            for request in batch:
+                yield self._draw(request, batch_size)
+
+    def _draw(self, request: RenderRequest, batch_size: int) -> Rendered:
+        began_s = self._clock()
+        if self._seconds_per_image:
+            self._sleep(self._seconds_per_image)
+        pixels = draw(request.prompt, request.seed, request.width, request.height)
+        return Rendered(
+            request=request,
+            pixels=pixels,
+            batch_shape=f"{batch_size}x{request.width}x{request.height}",
+            render_s=self._clock() - began_s,
+            flags=picture_flags(pixels),
+        )
+
+
+def draw(prompt: str, seed: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A picture, uint8 [height, width, 3], that depends on nothing but the four arguments.
+
+    The upper seven eighths are blocks from PCG64 of the seed, shaded from left to right; the rest
+    is a bar of eight colours from SHA-256 of the prompt. Whole numbers throughout, so it is the
+    same on every machine.
+    """
+    colours = np.random.Generator(np.random.PCG64(seed)).integers(
+        0, 192, (BLOCKS, BLOCKS, 3), dtype=np.uint8
+    )
+    columns = np.arange(width) * BLOCKS // width  # [W]: the block that each column lies in
+    starts = [-(-block * height // BLOCKS) for block in range(BLOCKS + 1)]  # rows
+    shade = (np.arange(width) * 64 // width).astype(np.uint8)  # [W], 0…63
+    strips = colours.take(columns, axis=1) + shade[None, :, None]  # [BLOCKS, W, 3], at most 254
+    picture = np.empty((height, width, 3), np.uint8)
+    for block in range(BLOCKS):
+        picture[starts[block] : starts[block + 1]] = strips[block]
+    digest = np.frombuffer(hashlib.sha256(prompt.encode(errors="surrogatepass")).digest(), np.uint8)
+    picture[height - height // BAR_SHARE :] = digest[: BLOCKS * 3].reshape(BLOCKS, 3)[columns]
+    return picture

@@ -1,0 +1,192 @@
+"""What a folder says about itself, and which folders are refused before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+from render_farm.engine.folder import check_folder, model_digest
+from render_farm.errors import ModelError
+from tests.models.folders import make_custom_code, make_pickle_only, make_without, rewrite_json
+
+
+@pytest.fixture
+def copy(sd15_folder: Path, tmp_path: Path) -> Path:
+    """A folder that a test may spoil."""
+    return shutil.copytree(sd15_folder, tmp_path / "copy")
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ModelError) as raised:
+        check_folder(folder)
+    assert raised.value.problem.field == "model.path"
+    assert raised.value.problem.fix
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    return str(raised.value)
+
+
+def test_a_folder_says_its_class_its_sizes_and_the_length_of_its_prompts(sd15_folder, sdxl_folder):
+    facts = check_folder(sd15_folder)
+    assert facts.pipeline_class == "StableDiffusionPipeline"
+    assert facts.size_factor == 8
+    assert (facts.default_width, facts.default_height) == (512, 512)
+    assert facts.tokenizer_length == 77
+    assert check_folder(sdxl_folder).pipeline_class == "StableDiffusionXLPipeline"
+
+
+def test_full_weights_are_preferred_and_the_safety_checker_is_left_out(sd15_folder):
+    layout = check_folder(sd15_folder).layout
+    assert layout.variant is None
+    assert layout.left_out == ("feature_extractor", "safety_checker")
+    assert "unet/diffusion_pytorch_model.safetensors" in layout.files
+    assert not any("fp16" in file or "safety_checker" in file for file in layout.files)
+
+
+def test_where_only_half_precision_weights_exist_they_are_chosen(fp16_folder):
+    layout = check_folder(fp16_folder).layout
+    assert layout.variant == "fp16"
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in layout.files
+
+
+def test_components_may_mix_full_and_half_precision_files(copy):
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (copy / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    layout = check_folder(copy).layout
+    assert layout.variant == "fp16"
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in layout.files
+    assert "vae/diffusion_pytorch_model.safetensors" in layout.files
+
+
+def test_weights_in_parts_are_found_with_their_index(copy):
+    whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    parts = {
+        "diffusion_pytorch_model-00001-of-00002.safetensors",
+        "diffusion_pytorch_model-00002-of-00002.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+    }
+    for part in parts:
+        (copy / "unet" / part).write_text("{}")
+    whole.unlink()
+    assert {f"unet/{part}" for part in parts} <= set(check_folder(copy).layout.files)
+
+
+def test_transformers_of_latents_double_the_size_factor(copy):
+    (copy / "unet").rename(copy / "transformer")
+    index = copy / "model_index.json"
+    rewrite_json(
+        index,
+        {"unet": [None, None], "transformer": ["diffusers", "FluxTransformer2DModel"]},
+    )
+    rewrite_json(copy / "transformer" / "config.json", {"patch_size": 1})
+    assert check_folder(copy).size_factor == 16
+
+
+def test_no_folder_a_file_and_a_folder_without_an_index_are_refused(sd15_folder, tmp_path):
+    assert "no such folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    assert "not a folder" in refused(tmp_path / "file")
+    assert "no model_index.json" in refused(
+        make_without(tmp_path / "bare", sd15_folder, "model_index.json")
+    )
+    assert f"give the folder {sd15_folder.parent}" in refused(sd15_folder.parent)
+
+
+def test_a_single_file_checkpoint_is_told_how_to_be_converted(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "from_single_file" in refused(tmp_path)
+
+
+def test_broken_json_is_named(copy):
+    (copy / "unet" / "config.json").write_text("{not json")
+    assert "unet/config.json: cannot be read as JSON" in refused(copy)
+    (copy / "model_index.json").write_text('{"no": "class"}')
+    assert "names no pipeline class" in refused(copy)
+
+
+def test_a_missing_component_is_named(sd15_folder, tmp_path):
+    message = refused(make_without(tmp_path / "part", sd15_folder, "vae"))
+    assert "the folder vae/ is missing" in message
+    assert "AutoencoderKL" in message
+
+
+def test_a_component_without_weights_is_named(copy):
+    for weights in (copy / "vae").glob("*.safetensors"):
+        weights.unlink()
+    assert "vae/ has no weights" in refused(copy)
+
+
+def test_a_missing_safety_checker_does_not_matter_since_it_is_not_loaded(sd15_folder, tmp_path):
+    check_folder(make_without(tmp_path / "unchecked", sd15_folder, "safety_checker"))
+
+
+def test_pickled_weights_are_refused_with_the_file_and_the_fix(sd15_folder, tmp_path):
+    message = refused(make_pickle_only(tmp_path / "pickle", sd15_folder))
+    assert "unet/diffusion_pytorch_model.bin is a pickle" in message
+    assert "safe_serialization=True" in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unet": ["my_unet", "MyUNet"]},
+        {"unet": ["os", "system"]},
+        {"unet": ["..", "MyUNet"]},
+        {"_class_name": ["pipeline", "MyPipeline"]},
+        {"custom_pipeline": "lpw_stable_diffusion"},
+    ],
+)
+def test_an_index_that_names_code_of_its_own_is_refused(copy, changes):
+    rewrite_json(copy / "model_index.json", changes)
+    assert "code from a model folder is never run" in refused(copy)
+
+
+def test_python_files_and_auto_maps_are_refused(sd15_folder, copy, tmp_path):
+    assert "unet/my_unet.py" in refused(make_custom_code(tmp_path / "custom", sd15_folder))
+    rewrite_json(copy / "text_encoder" / "config.json", {"auto_map": {"AutoModel": "x.Y"}})
+    assert "text_encoder/config.json has an auto_map" in refused(copy)
+
+
+def test_links_out_of_the_folder_are_refused(copy, tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    link = copy / "tokenizer" / "extra.json"
+    link.symlink_to(secret)
+    assert "tokenizer/extra.json is a link" in refused(copy)
+    link.unlink()
+    link.symlink_to(copy / "tokenizer" / "vocab.json")
+    check_folder(copy)
+    (copy / "elsewhere").symlink_to(tmp_path)
+    assert "elsewhere is a link" in refused(copy)
+
+
+def test_a_digest_depends_on_what_is_loaded_and_on_nothing_else(sd15_folder, copy):
+    digest = model_digest(sd15_folder)
+    assert digest == model_digest(copy)
+    os.utime(copy / "unet" / "config.json", (0, 0))
+    (copy / "README.md").write_text("read me")
+    (copy / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert digest == model_digest(copy)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/merges.txt",
+        "unet/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_digest_changes_with_every_file_that_is_loaded(sd15_folder, copy, file):
+    content = (copy / file).read_bytes()
+    (copy / file).write_bytes(content + b"\n")
+    assert model_digest(copy) != model_digest(sd15_folder)
+
+
+def test_a_digest_tells_a_renamed_file_from_the_same_content(sd15_folder, copy):
+    (copy / "tokenizer" / "merges.txt").rename(copy / "tokenizer" / "other.txt")
+    assert model_digest(copy) != model_digest(sd15_folder)

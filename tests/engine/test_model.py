@@ -1,0 +1,167 @@
+"""Loading: every kind of folder that we promise, and refusals that name the field."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from render_farm.engine.build import build_sampler
+from render_farm.engine.call import CallSampler
+from render_farm.engine.device import batch_that_fits, first_batch_size
+from render_farm.engine.model import ModelSource, load_pipeline
+from render_farm.engine.rehearsal import RehearsalSampler
+from render_farm.engine.sampler import Rendered
+from render_farm.errors import DeviceLost, ModelError, OutOfMemory
+from tests.models.folders import make_without, rewrite_json
+
+
+@pytest.mark.parametrize("kind", ["sd15_folder", "fp16_folder", "old_folder", "sdxl_folder"])
+def test_every_kind_of_folder_loads_and_renders(request, request_of, kind):
+    folder = request.getfixturevalue(kind)
+    sampler = build_sampler("auto", ModelSource(str(folder), device="cpu"))
+    asked = [request_of(row) for row in range(2)]
+    answers = list(sampler.render(asked, 2))
+    assert [type(answer) for answer in answers] == [Rendered, Rendered]
+
+
+def test_weights_that_are_stored_in_half_precision_compute_in_the_dtype_asked_for(fp16_folder):
+    loaded = load_pipeline(ModelSource(str(fp16_folder), dtype="auto", device="cpu"))
+    assert loaded.dtype == torch.float32
+    for component in ("unet", "vae", "text_encoder"):
+        assert getattr(loaded.pipeline, component).dtype == torch.float32
+
+
+def test_bfloat16_is_computed_in_and_renders_on_a_cpu(sd15_folder, request_of):
+    loaded = load_pipeline(ModelSource(str(sd15_folder), dtype="bfloat16", device="cpu"))
+    for component in ("unet", "vae", "text_encoder"):
+        assert getattr(loaded.pipeline, component).dtype == torch.bfloat16
+    sampler = CallSampler(loaded)
+    (answer,) = sampler.render([request_of()], 1)
+    assert isinstance(answer, Rendered), answer
+    assert sampler.info.dtype == "bfloat16"
+
+
+def test_the_safety_checker_is_not_loaded(sd15):
+    assert sd15.pipeline.safety_checker is None
+    assert sd15.pipeline.feature_extractor is None
+
+
+def test_an_old_folder_whose_safety_checker_was_taken_out_loads(old_folder, tmp_path):
+    folder = shutil.copytree(old_folder, tmp_path / "unchecked")
+    rewrite_json(folder / "model_index.json", {"safety_checker": [None, None]})
+    loaded = load_pipeline(ModelSource(str(folder), device="cpu"))
+    assert loaded.pipeline.feature_extractor is None
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_missing_weights_are_refused_rather_than_filled_up_at_random(
+    sd15_folder, tmp_path, component
+):
+    folder = shutil.copytree(sd15_folder, tmp_path / "holes")
+    (weights,) = [
+        path for path in (folder / component).glob("*.safetensors") if "fp16" not in path.name
+    ]
+    tensors = safetensors.torch.load_file(weights)
+    name = next(name for name in tensors if name.endswith("norm1.weight"))
+    del tensors[name]
+    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="weights are missing"):
+        load_pipeline(ModelSource(str(folder), device="cpu"))
+
+
+def test_weights_that_are_cut_short_are_refused(sd15_folder, tmp_path):
+    folder = shutil.copytree(sd15_folder, tmp_path / "short")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError) as raised:
+        load_pipeline(ModelSource(str(folder), device="cpu"))
+    assert raised.value.problem.field == "model.path"
+
+
+def test_a_class_that_diffusers_does_not_have_is_refused(sd15_folder, tmp_path):
+    folder = shutil.copytree(sd15_folder, tmp_path / "unknown")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "NoSuchPipeline"))
+    with pytest.raises(ModelError, match="NoSuchPipeline"):
+        load_pipeline(ModelSource(str(folder), device="cpu"))
+
+
+def test_a_missing_component_is_named_before_loading(sd15_folder, tmp_path):
+    folder = make_without(tmp_path / "part", sd15_folder, "text_encoder")
+    with pytest.raises(ModelError, match="text_encoder/ is missing"):
+        load_pipeline(ModelSource(str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"offload": "model", "device": "cpu"}, "model.offload"),
+        ({"offload": "disk"}, "model.offload"),
+        ({"dtype": "int8"}, "model.dtype"),
+        ({"device": "cuda:99"}, "device"),
+        ({"device": "toaster"}, "device"),
+        ({"path": "no/such/folder"}, "model.path"),
+    ],
+)
+def test_settings_that_cannot_work_name_their_field(sd15_folder, changes, field):
+    with pytest.raises(ModelError) as raised:
+        load_pipeline(ModelSource(**{"path": str(sd15_folder), **changes}))
+    assert raised.value.problem.field == field
+
+
+def test_the_engines_are_auto_call_and_rehearsal(sd15_folder):
+    source = ModelSource(str(sd15_folder), device="cpu")
+    assert isinstance(build_sampler("auto", source), CallSampler)
+    assert isinstance(build_sampler("rehearsal", ModelSource("nowhere")), RehearsalSampler)
+    with pytest.raises(ModelError, match="not yet in this version") as raised:
+        build_sampler("steps", source)
+    assert raised.value.problem.allowed == "auto, call, rehearsal"
+    with pytest.raises(ModelError, match="not known"):
+        build_sampler("magic", source)
+
+
+def test_the_errors_of_the_engine_survive_pickling():
+    for error in (
+        ModelError("model.path", "value", "allowed", "fix"),
+        OutOfMemory(8, "no memory"),
+        DeviceLost("CUDA error"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("pixels", [8 * 8, 64 * 64, 512 * 512, 8192 * 8192])
+def test_the_first_batch_size_is_a_power_of_two_and_at_least_one(pixels):
+    size = first_batch_size(torch.device("cpu"), torch.float32, pixels, 1)
+    assert size in {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "itemsize", "side", "expected"),
+    [(76, 2, 512, 32), (22, 2, 512, 8), (76, 2, 1024, 8), (76, 4, 1024, 4), (2, 2, 1024, 1)],
+)
+def test_the_first_batch_on_an_accelerator_follows_its_memory(free_gib, itemsize, side, expected):
+    assert batch_that_fits(free_gib * 2**30, itemsize, side, side) == expected
+
+
+LOAD = """
+import sys
+from render_farm.engine.build import build_sampler
+from render_farm.engine.source import ModelSource
+build_sampler("call", ModelSource(sys.argv[1], device="cpu"))
+"""
+
+
+def test_loading_says_nothing_on_the_terminal(sd15_folder: Path):
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, str(sd15_folder)], capture_output=True, timeout=120, check=True
+    )
+    assert (result.stdout, result.stderr) == (b"", b"")
