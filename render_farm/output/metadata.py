@@ -1,0 +1,171 @@
+"""What is recorded of a sample: the columns, their Arrow types, and the table made of records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias
+
+import pyarrow as pa
+
+Status: TypeAlias = Literal["done", "filtered", "quarantined"]
+
+_STRING = pa.string()
+_INT32 = pa.int32()
+_INT64 = pa.int64()
+_FLOAT64 = pa.float64()
+
+_COLUMNS: Final[tuple[tuple[str, pa.DataType], ...]] = (
+    ("shard", _INT32),
+    ("row", _INT64),
+    ("sample", _INT32),
+    ("id", _STRING),
+    ("prompt", _STRING),
+    ("negative_prompt", _STRING),
+    ("seed", _INT64),
+    ("width", _INT32),
+    ("height", _INT32),
+    ("steps", _INT32),
+    ("guidance_scale", _FLOAT64),
+    ("scheduler", _STRING),
+    ("model", _STRING),
+    ("revision", _STRING),
+    ("dtype", _STRING),
+    ("status", _STRING),
+    ("error_type", _STRING),
+    ("error", _STRING),
+    ("key", _STRING),
+    ("format", _STRING),
+    ("size_bytes", _INT64),
+    ("sha256", _STRING),
+    ("mean_luma", _FLOAT64),
+    ("std_luma", _FLOAT64),
+    ("flags", pa.list_(_STRING)),
+    ("cut_tokens", _INT32),
+    ("nsfw", pa.bool_()),
+    ("attempt", _STRING),
+    ("worker", _STRING),
+    ("device", _STRING),
+    ("batch_shape", _STRING),
+    ("render_s", _FLOAT64),
+    ("created_at", pa.timestamp("us", tz="UTC")),
+    ("render_farm_version", _STRING),
+)
+_ALWAYS_SET: Final = {"shard", "row", "status", "attempt"}
+
+METADATA_COLUMNS: Final = pa.schema(
+    [pa.field(name, kind, nullable=name not in _ALWAYS_SET) for name, kind in _COLUMNS]
+)
+"""The columns that every result has, in their order, before those carried from the input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord:
+    """One line of metadata: a sample that is done or filtered, or a row that is quarantined.
+
+    `shard`, `attempt`, `key`, `format`, `size_bytes` and `sha256` are filled in by `ShardWriter`.
+    `key` is the sample's name, row (9 digits) _ sample (2): the basename of its tar members or
+    files and never a path, so that it is the same in every attempt and container.
+
+    A quarantined row's values are recorded as far as they could be resolved: a value that its
+    column cannot hold becomes null there; the input row itself keeps it.
+    """
+
+    row: int
+    status: Status
+    shard: int | None = None
+    sample: int | None = None
+    id: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    key: str | None = None
+    format: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    mean_luma: float | None = None
+    std_luma: float | None = None
+    flags: tuple[str, ...] | None = None
+    cut_tokens: int | None = None
+    nsfw: bool | None = None
+    attempt: str | None = None
+    worker: str | None = None
+    device: str | None = None
+    batch_shape: str | None = None
+    render_s: float | None = None
+    created_at: datetime | None = None
+    render_farm_version: str | None = None
+
+
+def metadata_schema(input_fields: pa.Schema, *, with_image: bool = False) -> pa.Schema:
+    """The schema of a result: `METADATA_COLUMNS`, then the carried columns of the input.
+
+    A carried column keeps its type, nullability and field metadata. Where its name is taken —
+    by a metadata column, by another carried column, or by `image` in a file `with_image` — it
+    gets the prefix ``input_`` until it is free.
+    """
+    reserved = {*METADATA_COLUMNS.names, "image"} if with_image else {*METADATA_COLUMNS.names}
+    taken = reserved | set(input_fields.names)
+    used: set[str] = set()
+    fields = list(METADATA_COLUMNS)
+    for field in input_fields:
+        name = field.name
+        if name in reserved or name in used:
+            while name in taken:
+                name = f"input_{name}"
+        taken.add(name)
+        used.add(name)
+        fields.append(field.with_name(name))
+    return pa.schema(fields)
+
+
+def records_to_table(
+    records: Sequence[SampleRecord],
+    carried: pa.Table,
+    rows: Sequence[int],
+    *,
+    with_image: bool = False,
+) -> pa.Table:
+    """Records and the carried columns of their rows as one table of `metadata_schema`.
+
+    `carried` holds the carried columns of a shard's rows and `rows` one index into it for each
+    record. Carried values keep their Arrow types and are taken, never converted.
+
+    Raises:
+        pa.ArrowException, TypeError, ValueError: a record that is not quarantined holds a value
+            that its column cannot.
+    """
+    columns: list[Any] = [_column(records, field) for field in METADATA_COLUMNS]
+    if carried.num_columns:
+        columns += carried.take(pa.array(rows, type=_INT64)).columns
+    schema = metadata_schema(carried.schema, with_image=with_image)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(records: Sequence[SampleRecord], field: pa.Field[Any]) -> pa.Array[Any]:
+    values = [
+        value if record.status != "quarantined" or _fits(value, field.type) else None
+        for record, value in ((record, getattr(record, field.name)) for record in records)
+    ]
+    column: pa.Array[Any] = pa.array(values, type=field.type)
+    return column
+
+
+def _fits(value: Any, data_type: pa.DataType) -> bool:
+    """Whether the type holds the value as it is; Arrow itself makes 1 of 1.5."""
+    try:
+        held = pa.array([value], type=data_type)[0].as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return False
+    return bool(held == (list(value) if isinstance(value, tuple) else value))

@@ -1,0 +1,161 @@
+"""One attempt's samples, collected in any order and written as the files of a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from render_farm.output.layout import OutputFile, ShardLayout, sample_key
+from render_farm.output.metadata import SampleRecord
+from render_farm.output.shard_folder import ShardFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of a shard: rows and samples by state, quarantined rows by error type.
+
+    A row is filtered when all its samples are.
+    """
+
+    rows_done: int
+    rows_filtered: int
+    rows_quarantined: int
+    samples_done: int
+    samples_filtered: int
+    errors_by_type: dict[str, int] = field(default_factory=dict)
+
+
+class ShardWriter:
+    """Takes the samples of one attempt in any order and writes the shard's files at the end.
+
+    Encoded images wait in files below `folder`, so memory holds records only. What is written is
+    sorted by (row, sample): the same records give the same bytes whatever the order of adding.
+    One sample that cannot be rendered quarantines its row: samples of it, added before or
+    after, are dropped.
+    """
+
+    def __init__(self, folder: Path, layout: ShardLayout) -> None:
+        self._layout = layout
+        self._files = ShardFolder(folder, layout)
+        self._samples: dict[tuple[int, int], SampleRecord] = {}
+        self._quarantined: dict[int, SampleRecord] = {}
+
+    def add(self, record: SampleRecord, encoded: bytes) -> None:
+        """Take a done sample with its encoded image.
+
+        `shard, attempt, key, format, size_bytes` and `sha256` of the record are filled in.
+
+        Raises:
+            ValueError: a status other than done, a row or sample that is not the shard's, or one
+                that was taken already.
+        """
+        self._expect(record, "done")
+        self._files.keep_image(self._take(record, encoded), encoded)
+
+    def reject(self, record: SampleRecord, encoded: bytes | None = None) -> None:
+        """Take a filtered sample, or a row to be quarantined.
+
+        Size and sha256 of a filtered sample are recorded when its `encoded` image is given; the
+        image itself is not kept. For a quarantined row `sample` may say which sample is at fault:
+        of several, the row is recorded with the error of the first; it is written as null.
+
+        Raises: ValueError, as `add`.
+        """
+        if record.status == "filtered":
+            self._take(record, encoded)
+            return
+        self._expect(record, "quarantined")
+        known = self._quarantined.get(record.row)
+        if known is None or _fault_order(record) < _fault_order(known):
+            self._quarantined[record.row] = record
+
+    def tally(self) -> Tally:
+        """What was taken so far, by state."""
+        samples = self._kept()
+        done = {record.row for record in samples if record.status == "done"}
+        filtered = {record.row for record in samples} - done
+        errors = Counter(record.error_type or "unknown" for record in self._quarantined.values())
+        return Tally(
+            rows_done=len(done),
+            rows_filtered=len(filtered),
+            rows_quarantined=len(self._quarantined),
+            samples_done=sum(record.status == "done" for record in samples),
+            samples_filtered=sum(record.status == "filtered" for record in samples),
+            errors_by_type=dict(sorted(errors.items())),
+        )
+
+    def close(self, carried: pa.Table) -> list[OutputFile]:
+        """Write the shard's files and return them in the order in which to store them.
+
+        `carried` holds the carried columns of the shard's rows, one line a row, in order. Without
+        a done sample there are no data files, without a rejected one there is no rejected file.
+
+        Raises:
+            ValueError: a row or sample of the shard is unaccounted for, or `carried` has another
+                number of rows.
+        """
+        self._check_complete(carried)
+        samples = self._kept()
+        done = [record for record in samples if record.status == "done"]
+        rejected = [record for record in samples if record.status == "filtered"]
+        rejected += self._quarantined_lines()
+        rejected.sort(key=lambda record: (record.row, record.sample or 0))
+        files = self._files.write_data(done, carried) if done else []
+        if rejected:
+            files.append(self._files.write_table(self._layout.rejected_key, rejected, carried))
+        return files
+
+    def _expect(self, record: SampleRecord, status: str) -> None:
+        layout = self._layout
+        if record.status != status:
+            raise ValueError(f"row {record.row}: status {record.status!r} (allowed: {status!r})")
+        if not layout.first_row <= record.row < layout.first_row + layout.rows:
+            raise ValueError(f"row {record.row} is not in {layout}")
+
+    def _take(self, record: SampleRecord, encoded: bytes | None) -> str:
+        self._expect(record, record.status)
+        layout = self._layout
+        if record.sample is None or not 0 <= record.sample < layout.samples:
+            raise ValueError(f"row {record.row} has no sample {record.sample} in {layout}")
+        key = sample_key(record.row, record.sample)
+        complete = replace(
+            record,
+            shard=layout.shard,
+            attempt=layout.attempt,
+            key=key,
+            format=layout.image_format,
+            size_bytes=None if encoded is None else len(encoded),
+            sha256=None if encoded is None else hashlib.sha256(encoded).hexdigest(),
+        )
+        if self._samples.setdefault((record.row, record.sample), complete) is not complete:
+            raise ValueError(f"sample {key} was taken already")
+        return key
+
+    def _kept(self) -> list[SampleRecord]:
+        samples = sorted(self._samples.items())
+        return [record for (row, _), record in samples if row not in self._quarantined]
+
+    def _quarantined_lines(self) -> list[SampleRecord]:
+        layout = self._layout
+        return [
+            replace(record, shard=layout.shard, attempt=layout.attempt, sample=None)
+            for record in self._quarantined.values()
+        ]
+
+    def _check_complete(self, carried: pa.Table) -> None:
+        layout = self._layout
+        if carried.num_columns and carried.num_rows != layout.rows:
+            raise ValueError(f"carried has {carried.num_rows} rows, not those of {layout}")
+        per_row = Counter(row for row, _ in self._samples)
+        for row in range(layout.first_row, layout.first_row + layout.rows):
+            if row not in self._quarantined and per_row[row] != layout.samples:
+                raise ValueError(f"row {row} has {per_row[row]} samples, not those of {layout}")
+
+
+def _fault_order(record: SampleRecord) -> tuple[int, str, str]:
+    sample = -1 if record.sample is None else record.sample
+    return sample, record.error_type or "", record.error or ""
