@@ -1,0 +1,48 @@
+"""A request: one sample to render, fully resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """One sample of one row, with every parameter decided.
+
+    `row` is the row's ordinal in the whole dataset, `sample` counts the images of that row from
+    0, `seed` is in 0…2^63−1 and belongs to this sample alone. `width` and `height` are pixels.
+    `scheduler` is ``model`` or a name of `render_farm.engine.schedulers`.
+    """
+
+    row: int
+    sample: int
+    id: str | None
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+
+    @property
+    def key(self) -> str:
+        """The sample's name in the result: row, nine digits, and sample, two."""
+        return f"{self.row:09d}_{self.sample:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the prompt dataset as it was read.
+
+    `columns` holds the columns of the input as Python values; `row_in_file` counts within
+    `file`, the path relative to the dataset's root folder.
+    """
+
+    row: int
+    file: str
+    row_in_file: int
+    columns: Mapping[str, Any]

@@ -1,0 +1,152 @@
+"""The job file's shape: every key, its type, its bounds and its default.
+
+A field's description is what an error message shows as "allowed", so it is written for users.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from render_farm.job.seeds import SEED_LIMIT
+
+RequestField = Literal[
+    "prompt",
+    "id",
+    "negative_prompt",
+    "seed",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "scheduler",
+]
+"""The parameters of a request that a column of the dataset can give, row by row."""
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+MAX_SIDE_PX = 16384
+
+
+class Section(BaseModel):
+    """A part of the job file. Frozen; unknown keys are mistakes; nothing is converted silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class PromptsSpec(Section):
+    """Where the prompts are and which column gives what."""
+
+    path: NonEmpty = Field(description="a Parquet file, folder or glob, local or s3://")
+    columns: dict[RequestField, NonEmpty | None] = Field(
+        default_factory=dict,
+        description="request field: name of a column, or null to switch the field's column off",
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="a whole number of rows, at least 1, or null for all"
+    )
+
+
+class ModelSpec(Section):
+    """Which model renders, and how it is held."""
+
+    path: NonEmpty = Field(description="a hub id, a local folder or an s3:// prefix")
+    revision: NonEmpty | None = Field(
+        default=None, description="a branch, tag or commit of the hub repository, or null"
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        default="auto", description="auto, float16, bfloat16 or float32"
+    )
+    engine: Literal["auto", "steps", "call", "rehearsal"] = Field(
+        default="auto", description="auto, steps, call or rehearsal"
+    )
+    offload: Literal["none", "model"] = Field(default="none", description="none or model")
+
+
+class DefaultsSpec(Section):
+    """What a row gets that has no column, or a null, for it."""
+
+    negative_prompt: str = Field(default="", description="a text")
+    width: int = Field(
+        default=512, ge=8, le=MAX_SIDE_PX, description=f"whole pixels, 8 to {MAX_SIDE_PX}"
+    )
+    height: int = Field(
+        default=512, ge=8, le=MAX_SIDE_PX, description=f"whole pixels, 8 to {MAX_SIDE_PX}"
+    )
+    steps: int = Field(default=50, ge=1, le=1000, description="a whole number, 1 to 1000")
+    guidance_scale: float = Field(default=7.5, ge=0, le=1000, description="a number, 0 to 1000")
+    scheduler: NonEmpty = Field(
+        default="model", description="model (the model's own) or the name of a scheduler"
+    )
+    samples: int = Field(
+        default=1, ge=1, le=100, description="a whole number of images per row, 1 to 100"
+    )
+
+
+class OutputSpec(Section):
+    """Where the result goes and what it looks like."""
+
+    uri: NonEmpty = Field(description="an s3:// prefix or a local folder, of this run alone")
+    container: Literal["webdataset", "parquet", "files"] = Field(
+        default="webdataset", description="webdataset, parquet or files"
+    )
+    image: Literal["png", "jpeg", "webp"] = Field(default="png", description="png, jpeg or webp")
+    quality: int = Field(
+        default=95, ge=1, le=100, description="a whole number, 1 to 100 (png ignores it)"
+    )
+
+
+class ShardsSpec(Section):
+    """How the rows are cut into shards."""
+
+    rows: int = Field(default=256, ge=1, le=100_000, description="a whole number, 1 to 100000")
+
+
+class WorkersSpec(Section):
+    """How many workers there are and what each takes of its machine."""
+
+    count: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default="auto", description="auto or a whole number, 1 to 10000"
+    )
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = Field(
+        default="auto", description="auto or a number of GPUs a worker, 0 to 64"
+    )
+    cpus: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="a whole number of CPU cores a worker, 1 to 1024"
+    )
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto", description="auto or a whole number, 1 to 1024"
+    )
+
+
+class LimitsSpec(Section):
+    """When a shard has failed and when the whole run stops."""
+
+    attempts: int = Field(default=3, ge=1, le=100, description="a whole number, 1 to 100")
+    max_quarantined: float = Field(
+        default=0.05, ge=0, le=1, description="a fraction of the rows, 0 to 1"
+    )
+
+
+class JobSpec(Section):
+    """A job: what the user wrote, validated, with every default filled in."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        description="a text of 1 to 200 characters"
+    )
+    prompts: PromptsSpec = Field(description="the keys path, columns, limit")
+    model: ModelSpec = Field(description="the keys path, revision, dtype, engine, offload")
+    defaults: DefaultsSpec = Field(
+        default_factory=DefaultsSpec,
+        description="the keys negative_prompt, width, height, steps, guidance_scale, scheduler, "
+        "samples",
+    )
+    seed: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="a whole number, 0 to 2^63-1")
+    output: OutputSpec = Field(description="the keys uri, container, image, quality")
+    shards: ShardsSpec = Field(default_factory=ShardsSpec, description="the key rows")
+    workers: WorkersSpec = Field(
+        default_factory=WorkersSpec, description="the keys count, gpus, cpus, batch_size"
+    )
+    limits: LimitsSpec = Field(
+        default_factory=LimitsSpec, description="the keys attempts, max_quarantined"
+    )

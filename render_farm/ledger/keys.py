@@ -1,0 +1,52 @@
+"""Every key below a run's URI. No key is made of anything that a dataset says."""
+
+from __future__ import annotations
+
+import re
+
+RUN = "run.json"
+MANIFEST = "manifest.json"
+CANCEL = "cancel.json"
+QUARANTINE = "quarantine.parquet"
+RECEIPTS = "receipts/"
+DATA = "data/"
+REJECTED = "rejected/"
+RETRIES = "retries/"
+HEARTBEAT = "driver/heartbeat.json"
+EPOCHS = "driver/epochs/"
+ATTEMPTS = "driver/attempts/"
+SHAPES = "driver/shape/"
+PROBE = "driver/probe/"
+
+_SHARD_OBJECT = re.compile(r"(?:data|rejected)/(\d{6})-([0-9a-z]+)[./]")
+
+
+def receipt(shard: int) -> str:
+    """The commit point of a shard."""
+    return f"{RECEIPTS}{shard:06d}.json"
+
+
+def shard_of_receipt(key: str) -> int:
+    """The shard whose receipt a key of `RECEIPTS` is."""
+    return int(key.removeprefix(RECEIPTS).removesuffix(".json"))
+
+
+def attempts(shard: int) -> str:
+    """What is known of the attempts at an open shard."""
+    return f"{ATTEMPTS}{shard:06d}.json"
+
+
+def epoch(number: int) -> str:
+    """The mark of the `number`-th driver of a run."""
+    return f"{EPOCHS}{number:06d}.json"
+
+
+def retry(number: int) -> str:
+    """The folder of a child run."""
+    return f"{RETRIES}{number:03d}"
+
+
+def owner(key: str) -> tuple[int, str] | None:
+    """Shard and attempt that an object under `DATA` or `REJECTED` belongs to."""
+    match = _SHARD_OBJECT.match(key)
+    return (int(match[1]), match[2]) if match else None

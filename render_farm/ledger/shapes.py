@@ -1,0 +1,74 @@
+"""The batch shape of a size on a device model, settled once for the whole run.
+
+The shape decides the last bits of a picture, so it must not change from worker to worker. It only
+ever goes down, when a batch did not fit, and each sample's metadata say which one it had.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from render_farm.ledger import keys
+from render_farm.ledger.settle import settle
+from render_farm.store.base import Store
+
+PATIENCE_S = 60.0
+"""How long a worker waits to learn which shape was settled."""
+
+
+def adopt_shape(store: Store, device: str, size: tuple[int, int], default: int) -> int:
+    """The batch size in force for images of `size` (width, height in px); `default` if none is.
+
+    The first worker to ask settles it.
+    """
+    return _settled(store, device, size) or _settle(store, device, size, 1, default)
+
+
+def lower_shape(store: Store, device: str, size: tuple[int, int], failed: int) -> int:
+    """The batch size to go on with after `failed` did not fit: half of it, or what another
+    worker has settled below it since.
+
+    Raises:
+        ValueError: a batch of one did not fit.
+    """
+    if failed <= 1:
+        raise ValueError("a batch of one cannot be halved")
+    known = _versions(store, device, size)
+    number = max(known, default=0)
+    if number and (current := _read(store, known[number])) < failed:
+        return current
+    return _settle(store, device, size, number + 1, failed // 2)
+
+
+def _settled(store: Store, device: str, size: tuple[int, int], since: int = 1) -> int | None:
+    """The newest version; None if there is none from number `since` on."""
+    known = _versions(store, device, size)
+    newest = max(known, default=0)
+    return _read(store, known[newest]) if newest >= since else None
+
+
+def _settle(store: Store, device: str, size: tuple[int, int], number: int, batch: int) -> int:
+    return settle(
+        store,
+        f"{_prefix(device, size)}{number}.json",
+        json.dumps({"batch_size": batch, "device": device}).encode(),
+        batch,
+        lambda: _settled(store, device, size, number),
+        PATIENCE_S,
+    )
+
+
+def _versions(store: Store, device: str, size: tuple[int, int]) -> dict[int, str]:
+    prefix = _prefix(device, size)
+    found = [info.key for info in store.list(prefix)]
+    return {int(key.removeprefix(prefix).removesuffix(".json")): key for key in found}
+
+
+def _read(store: Store, key: str) -> int:
+    return int(json.loads(store.get(key))["batch_size"])
+
+
+def _prefix(device: str, size: tuple[int, int]) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return f"{keys.SHAPES}{slug}-{size[0]}x{size[1]}-"

@@ -1,0 +1,60 @@
+"""The sweep: deletes what attempts left behind that lost their shard, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from render_farm.ledger import keys
+from render_farm.ledger.receipt import read_receipt
+from render_farm.store.base import ObjectInfo, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did."""
+
+    objects: int
+    size_bytes: int
+    uploads: int
+
+
+def iter_orphans(store: Store) -> Iterator[ObjectInfo]:
+    """Objects of losing attempts of shards that have a receipt.
+
+    A shard without a receipt is left alone whatever its objects' age: their attempt may be about
+    to win.
+    """
+    for prefix in (keys.DATA, keys.REJECTED):
+        owned = ((keys.owner(info.key), info) for info in store.list(prefix))
+        by_shard = groupby(
+            ((owner, info) for owner, info in owned if owner), key=lambda pair: pair[0][0]
+        )
+        for shard, pairs in by_shard:
+            receipt = read_receipt(store, shard)
+            if receipt is not None:
+                yield from (info for (_, attempt), info in pairs if attempt != receipt.attempt)
+
+
+def _closed_prefixes(store: Store, shards: int) -> list[str]:
+    """Prefixes below which no upload can still win; one for all when every shard is closed."""
+    listed = (keys.shard_of_receipt(info.key) for info in store.list(keys.RECEIPTS))
+    closed = [shard for shard in listed if shard < shards]
+    if len(closed) == shards:
+        return [keys.DATA, keys.REJECTED]
+    return [f"{folder}{shard:06d}-" for shard in closed for folder in (keys.DATA, keys.REJECTED)]
+
+
+def sweep_run(store: Store, shards: int) -> Swept:
+    """Delete the orphans, and abort the unfinished multipart uploads of closed shards.
+
+    `shards` is how many the run has in all.
+    """
+    objects = size = 0
+    for orphan in iter_orphans(store):
+        store.delete(orphan.key)
+        objects += 1
+        size += orphan.size_bytes
+    uploads = sum(store.abort_uploads(prefix) for prefix in _closed_prefixes(store, shards))
+    return Swept(objects, size, uploads)
