@@ -1,0 +1,172 @@
+"""One attempt at one shard, up to the files that are to be committed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+
+from render_farm.engine.sampler import Refused, Rendered, Sampler
+from render_farm.errors import OutOfMemory, RowError
+from render_farm.farm.in_flight import InFlight
+from render_farm.farm.records import Scribe
+from render_farm.job.plan import Shard
+from render_farm.job.request import RenderRequest
+from render_farm.job.resolve import carried_columns, resolve_row
+from render_farm.job.rows import rows_of
+from render_farm.ledger.attempts import AttemptLog, Current, write_attempts
+from render_farm.ledger.shapes import adopt_shape, lower_shape
+from render_farm.output.codecs import encode
+from render_farm.output.layout import OutputFile, ShardLayout
+from render_farm.output.shard_files import ShardWriter, Tally
+from render_farm.store.base import Store
+
+
+class Drained(Exception):
+    """The attempt ends because its worker was asked to stop."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Renders the rows of `shard` into files below `scratch`.
+
+    `log` is what earlier attempts left: rows it suspects of ending a process are rendered first,
+    each in a batch of its own; rows that did it twice are quarantined.
+    """
+
+    identity: str
+    scribe: Scribe
+    store: Store
+    sampler: Sampler
+    shard: Shard
+    log: AttemptLog
+    scratch: Path
+    stopping: threading.Event
+    samples_rendered: int = 0
+    _writer: ShardWriter = field(init=False)
+    _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def render(self, table: pa.Table) -> list[OutputFile]:
+        """Render every row of `table`, the shard's rows, and return the files to commit.
+
+        Raises:
+            Drained: the worker was asked to stop.
+            OutOfMemory: not even a batch of one fits.
+            DeviceLost: the process must end.
+        """
+        job = self.scribe.run.job
+        self._writer = ShardWriter(
+            self.scratch,
+            ShardLayout(
+                shard=self.shard.index,
+                attempt=self.identity,
+                first_row=self.shard.first_row,
+                rows=self.shard.rows,
+                samples=job.defaults.samples,
+                container=job.output.container,
+                image_format=job.output.image,
+            ),
+        )
+        self._render_all(self._requests(table))
+        mapping = self.scribe.run.prompts.request_columns()
+        return self._writer.close(table.select(carried_columns(table.schema, mapping)))
+
+    def tally(self) -> Tally:
+        """What became of the rows so far."""
+        return self._writer.tally()
+
+    def _requests(self, table: pa.Table) -> list[RenderRequest]:
+        """The requests of all rows that can be rendered; the others are rejected."""
+        mapping = self.scribe.run.prompts.request_columns()
+        file = self.scribe.run.prompts.files[self.shard.file].path
+        condemned = self.log.condemned()
+        requests: list[RenderRequest] = []
+        for row in rows_of(table, self.shard, file, mapping):
+            try:
+                resolved = resolve_row(row, self.scribe.run.job, mapping)
+                for request in resolved:
+                    self.sampler.check(request)
+                if row.row in condemned:
+                    raise RowError(
+                        "process_ended", "rendering this row alone ended the worker's process"
+                    )
+            except RowError as error:
+                self._writer.reject(self.scribe.unresolved(row, error, datetime.now(UTC)))
+            else:
+                requests += resolved
+        return requests
+
+    def _render_all(self, requests: list[RenderRequest]) -> None:
+        flight = InFlight(self._note, time.monotonic)
+        suspects = self.log.suspects()
+        alone = [request for request in requests if request.row in suspects]
+        others = [request for request in requests if request.row not in suspects]
+        for request in alone:
+            self._render_size(flight, [request])
+        for _, group in groupby(sorted(others, key=self._order), key=_size):
+            self._render_size(flight, list(group))
+        if requests:
+            flight.landed()
+
+    def _order(self, request: RenderRequest) -> tuple[object, ...]:
+        """Equal sizes together, then equal groups, then rows in order."""
+        return _size(request), repr(self.sampler.group(request)), request.row, request.sample
+
+    def _render_size(self, flight: InFlight, requests: Sequence[RenderRequest]) -> None:
+        """Render requests of one size; when a batch does not fit, go on with half of it."""
+        size, device = _size(requests[0]), self.sampler.info.device
+        batch = adopt_shape(self.store, device, size, self._first_batch(size))
+        left = {request.key: request for request in requests}
+        while left:
+            try:
+                for outcome in self._outcomes(flight, list(left.values()), batch):
+                    self._take(outcome)
+                    del left[outcome.request.key]
+                    flight.answered(outcome.request)
+            except OutOfMemory:
+                if batch == 1:
+                    raise
+                flight.forget()
+                batch = lower_shape(self.store, device, size, batch)
+
+    def _first_batch(self, size: tuple[int, int]) -> int:
+        chosen = self.scribe.run.job.workers.batch_size
+        return self.sampler.default_batch_size(*size) if chosen == "auto" else chosen
+
+    def _outcomes(
+        self, flight: InFlight, requests: list[RenderRequest], batch: int
+    ) -> Iterator[Rendered | Refused]:
+        for outcome in self.sampler.render(flight.feed(requests, batch), batch):
+            yield outcome
+            if self.stopping.is_set():
+                raise Drained
+
+    def _take(self, outcome: Rendered | Refused) -> None:
+        now = datetime.now(UTC)
+        if isinstance(outcome, Refused):
+            self._writer.reject(self.scribe.refused(outcome, now))
+            return
+        output = self.scribe.run.job.output
+        encoded = encode(outcome.pixels, output.image, output.quality)
+        self._writer.add(self.scribe.done(outcome, now), encoded)
+        self.samples_rendered += 1
+
+    def _note(self, rows: tuple[int, ...]) -> None:
+        """Tell the next attempt, should there be one, what this one is rendering."""
+        current = Current(
+            attempt=self.identity,
+            worker=self.scribe.worker,
+            started_at=self._started_at,
+            in_flight=rows,
+        )
+        write_attempts(self.store, self.log.model_copy(update={"current": current}))
+
+
+def _size(request: RenderRequest) -> tuple[int, int]:
+    return request.width, request.height

@@ -1,0 +1,133 @@
+"""What the driver's loop needs of its workers, wherever they run, and the pool in this process."""
+
+from __future__ import annotations
+
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from render_farm.errors import DeviceLost, RenderFarmError
+from render_farm.farm.messages import Answer, Assignment, WorkerOptions
+from render_farm.farm.worker import SamplerBuilder, ShardWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has opened the run and loaded the model."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The worker cannot start, for a reason that another start would not change."""
+
+    worker: str
+    error: RenderFarmError
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The worker has answered its assignment."""
+
+    worker: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker's process has ended, or nothing is known of it any more."""
+
+    worker: str
+    error: str
+
+
+PoolEvent = Ready | Refusal | Answered | Lost
+
+
+class Pool(Protocol):
+    """Workers by name. Every call returns at once but `poll`."""
+
+    def start(self, options: WorkerOptions) -> None:
+        """Start a worker; `Ready`, `Refusal` or `Lost` follows."""
+        ...
+
+    def assign(self, worker: str, assignment: Assignment) -> None:
+        """Hand a shard to a worker that is ready; `Answered` or `Lost` follows."""
+        ...
+
+    def stop(self) -> None:
+        """Ask all workers to end after the batch in hand."""
+        ...
+
+    def discard(self, worker: str) -> None:
+        """End a worker; nothing follows."""
+        ...
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        """What happened since the last call; waits for the first event at most `timeout_s`."""
+        ...
+
+    def close(self) -> None:
+        """End every worker."""
+        ...
+
+
+class LocalPool:
+    """Workers in this process, one thread in all: shards are rendered one after another."""
+
+    def __init__(self, build: SamplerBuilder) -> None:
+        self._build = build
+        self._workers: dict[str, ShardWorker] = {}
+        self._events: queue.SimpleQueue[PoolEvent] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="worker")
+
+    def start(self, options: WorkerOptions) -> None:
+        self._threads.submit(self._open, options)
+
+    def assign(self, worker: str, assignment: Assignment) -> None:
+        self._threads.submit(self._run, worker, assignment)
+
+    def stop(self) -> None:
+        for worker in list(self._workers.values()):
+            worker.stop()
+
+    def discard(self, worker: str) -> None:
+        discarded = self._workers.pop(worker, None)
+        if discarded is not None:
+            discarded.close()
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        try:
+            events = [self._events.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    def close(self) -> None:
+        self.stop()
+        self._threads.shutdown(cancel_futures=True)
+        for worker in list(self._workers):
+            self.discard(worker)
+
+    def _open(self, options: WorkerOptions) -> None:
+        name = options.worker
+        try:
+            self._workers[name] = ShardWorker.open(options, self._build)
+        except RenderFarmError as error:
+            self._events.put(Refusal(name, error))
+        except Exception as error:  # noqa: BLE001 - a thread's errors would be lost
+            self._events.put(Lost(name, f"{type(error).__name__}: {error}"))
+        else:
+            self._events.put(Ready(name))
+
+    def _run(self, worker: str, assignment: Assignment) -> None:
+        try:
+            answer = self._workers[worker].run(assignment)
+        except DeviceLost as error:
+            self._events.put(Lost(worker, str(error)))
+        else:
+            self._events.put(Answered(worker, answer))

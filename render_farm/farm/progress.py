@@ -1,0 +1,50 @@
+"""How far a run is, as the driver sees it; who draws it is not this room's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from render_farm.ledger.receipt import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Rows decided of those planned, and what this invocation has done since `started_s`."""
+
+    planned_rows: int
+    started_s: float
+    decided_rows: int = 0
+    quarantined_rows: int = 0
+    decided_here: int = 0
+    samples_rendered: int = 0
+    workers: int = 0
+
+    def closed_before(self, receipt: Receipt) -> Progress:
+        """With a shard that an earlier invocation closed."""
+        return replace(
+            self,
+            decided_rows=self.decided_rows + receipt.rows,
+            quarantined_rows=self.quarantined_rows + receipt.counts.quarantined,
+        )
+
+    def closed(self, receipt: Receipt, samples_rendered: int) -> Progress:
+        """With a shard that was closed now."""
+        return replace(
+            self.closed_before(receipt),
+            decided_here=self.decided_here + receipt.rows,
+            samples_rendered=self.samples_rendered + samples_rendered,
+        )
+
+    def with_workers(self, more: int) -> Progress:
+        """With `more` workers ready, or fewer."""
+        return replace(self, workers=self.workers + more)
+
+    def rows_per_s(self, now_s: float) -> float | None:
+        """Rows decided a second since the start; None before the first."""
+        elapsed = now_s - self.started_s
+        return self.decided_here / elapsed if self.decided_here and elapsed > 0 else None
+
+    def eta_s(self, now_s: float) -> float | None:
+        """Seconds to the end at this rate; None while there is none."""
+        rate = self.rows_per_s(now_s)
+        return (self.planned_rows - self.decided_rows) / rate if rate else None

@@ -1,0 +1,93 @@
+"""From what an engine answered to the lines of metadata that the output room writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from render_farm import __version__
+from render_farm.engine.sampler import Refused, Rendered, SamplerInfo
+from render_farm.errors import RowError
+from render_farm.job.request import RenderRequest, Row
+from render_farm.job.spec import RequestField
+from render_farm.ledger.record import RunRecord
+from render_farm.output.codecs import luma
+from render_farm.output.metadata import SampleRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Scribe:
+    """Writes the metadata of one worker's samples."""
+
+    run: RunRecord
+    info: SamplerInfo
+    worker: str
+
+    def done(self, outcome: Rendered, now: datetime) -> SampleRecord:
+        """A sample that was rendered at `now`."""
+        mean_luma, std_luma = luma(outcome.pixels)
+        return SampleRecord(
+            status="done",
+            mean_luma=mean_luma,
+            std_luma=std_luma,
+            flags=outcome.flags,
+            cut_tokens=outcome.cut_tokens,
+            nsfw=outcome.nsfw,
+            batch_shape=outcome.batch_shape,
+            render_s=outcome.render_s,
+            **_parameters(outcome.request),
+            **self._provenance(now),
+        )
+
+    def refused(self, outcome: Refused, now: datetime) -> SampleRecord:
+        """A row, one sample of which was refused: the row is quarantined with that error."""
+        return SampleRecord(
+            status="quarantined",
+            error_type=outcome.error_type,
+            error=outcome.error,
+            **_parameters(outcome.request),
+            **self._provenance(now),
+        )
+
+    def unresolved(self, row: Row, error: RowError, now: datetime) -> SampleRecord:
+        """A row whose values cannot be used; they are recorded as far as columns can hold them."""
+        mapping: dict[RequestField, str] = self.run.prompts.request_columns()
+        given = {field: row.columns[column] for field, column in mapping.items()}
+        if given.get("id") is not None:
+            given["id"] = str(given["id"])
+        return SampleRecord(
+            row=row.row,
+            status="quarantined",
+            error_type=error.error_type,
+            error=error.message,
+            **given,
+            **self._provenance(now),
+        )
+
+    def _provenance(self, now: datetime) -> dict[str, Any]:
+        return {
+            "model": self.run.model.path,
+            "revision": self.run.model.revision,
+            "dtype": self.info.dtype,
+            "worker": self.worker,
+            "device": self.info.device,
+            "created_at": now,
+            "render_farm_version": __version__,
+        }
+
+
+def _parameters(request: RenderRequest) -> dict[str, Any]:
+    return {
+        "row": request.row,
+        "sample": request.sample,
+        "id": request.id,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "width": request.width,
+        "height": request.height,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "scheduler": request.scheduler,
+    }

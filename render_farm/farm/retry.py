@@ -1,0 +1,92 @@
+"""Child runs: rows of a run that did not end as done, rendered in a run of their own below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import get_args
+
+from render_farm.errors import InputError
+from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
+from render_farm.ledger import keys
+from render_farm.ledger.manifest import sum_receipts
+from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
+from render_farm.ledger.receipt import iter_receipts
+from render_farm.ledger.record import RunRecord, read_record
+from render_farm.store.base import Store, exists
+from render_farm.store.open import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child run: its job, and the URI where it lies or will lie. `rows` are the rows it has."""
+
+    uri: str
+    job: JobSpec
+    rows: int
+
+
+def child_runs(store: Store) -> list[Store]:
+    """The child runs that have begun, in order."""
+    found = []
+    number = 1
+    while exists(store, f"{keys.retry(number)}/{keys.RUN}"):
+        found.append(open_store(f"{store.uri.rstrip('/')}/{keys.retry(number)}"))
+        number += 1
+    return found
+
+
+def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
+    """The child run to go on with: the newest one if it is open, else a new one.
+
+    A new one's dataset is written next to it: the quarantined rows, with `cancelled` the cancelled
+    ones too, that no child has rendered yet.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    children = child_runs(store)
+    if children:
+        newest = read_record(children[-1])
+        if sum_receipts(iter_receipts(children[-1])).shards < newest.plan.shards:
+            return Child(children[-1].uri, newest.job, newest.plan.rows)
+    done = {row for child in children for row in done_origins(child)}
+    folder = keys.retry(len(children) + 1)
+    rows = write_rows(store, record, f"{folder}/prompts.parquet", _chosen(store, done, cancelled))
+    uri = f"{store.uri.rstrip('/')}/{folder}"
+    if not rows:
+        what = "quarantined or cancelled" if cancelled else "quarantined"
+        raise InputError.of(
+            "RUN",
+            f"{store.uri} has no {what} row left",
+            f"a run with rows that are {what}",
+            "nothing is to be done" if cancelled else "add --cancelled for cancelled rows",
+        )
+    return Child(uri, _child_job(record, uri, len(children) + 1), rows)
+
+
+def _chosen(store: Store, done: set[int], cancelled: bool) -> Iterator[tuple[int, Errors]]:
+    for receipt in iter_receipts(store):
+        errors: dict[int, tuple[str, str]] = {}
+        if receipt.counts.quarantined:
+            errors.update(read_rejected(store, receipt))
+        if cancelled and receipt.kind == "cancelled":
+            rows = range(receipt.first_row, receipt.first_row + receipt.rows)
+            errors.update(dict.fromkeys(rows, ("cancelled", "the run was cancelled")))
+        left = {row: error for row, error in errors.items() if row not in done}
+        if left:
+            yield receipt.shard, left
+
+
+def _child_job(record: RunRecord, uri: str, number: int) -> JobSpec:
+    """The parent's job on the child's dataset, with the parent's mapping spelled out."""
+    mapping = record.prompts.request_columns()
+    columns = {field: mapping.get(field) for field in get_args(RequestField)}
+    job = record.job
+    return job.model_copy(
+        update={
+            "name": f"{job.name} retry {number}"[-200:],
+            "prompts": PromptsSpec(path=f"{uri}/prompts.parquet", columns=columns),
+            "output": OutputSpec(**{**job.output.model_dump(), "uri": uri}),
+        }
+    )

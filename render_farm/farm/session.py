@@ -1,0 +1,120 @@
+"""One invocation on one run: from "these workers, there" to a driver that has ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from render_farm.errors import InputError, Problem
+from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
+from render_farm.farm.messages import WorkerOptions
+from render_farm.farm.models import build_pinned
+from render_farm.farm.pool import LocalPool, Pool
+from render_farm.farm.prepare import changed_versions
+from render_farm.farm.progress import Progress
+from render_farm.job.load import override_job
+from render_farm.job.spec import JobSpec, LimitsSpec, WorkersSpec
+from render_farm.ledger.record import RunRecord, is_free
+from render_farm.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the workers run: in this process, or on a Ray cluster (None: one of our own)."""
+
+    local: bool
+    address: str | None
+    model_cache: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreeKeys:
+    """What an invocation may choose anew."""
+
+    workers: WorkersSpec
+    limits: LimitsSpec
+
+
+def free_keys(job: JobSpec, overrides: tuple[str, ...] = ()) -> FreeKeys:
+    """The free keys of a job, with ``key=value`` texts applied.
+
+    Raises:
+        InputError: an override is for a pinned key.
+    """
+    names = [override.partition("=")[0] for override in overrides]
+    pinned = [name for name in names if not is_free(name)]
+    if pinned:
+        allowed = "limits.…, workers.count, workers.gpus, workers.cpus, name"
+        fix = "leave it out; a run keeps what it was submitted with"
+        raise InputError(tuple(Problem(f"--set {name}", "pinned", allowed, fix) for name in pinned))
+    job = override_job(job, overrides)
+    return FreeKeys(job.workers, job.limits)
+
+
+def check_versions(record: RunRecord, *, strict: bool) -> dict[str, tuple[str, str]]:
+    """Libraries that are not what they were at the first submit: name: (then, now).
+
+    Raises:
+        InputError: there are some, and `strict`.
+    """
+    changed = changed_versions(record)
+    if changed and strict:
+        raise InputError(
+            tuple(
+                Problem(f"version of {name}", now, then, f"install {name}=={then}")
+                for name, (then, now) in changed.items()
+            )
+        )
+    return changed
+
+
+def drive_run(
+    store: Store,
+    record: RunRecord,
+    where: Where,
+    free: FreeKeys,
+    on_driver: Callable[[Driver], None],
+    on_progress: Callable[[Progress], None],
+) -> DriveEnd:
+    """Drive a run until it ends or is asked to stop.
+
+    `on_driver` gets the driver before it starts, to stop it by.
+
+    Raises: as `Driver.drive`, and `InputError` if there is no cluster.
+    """
+    with _pool(where, free.workers) as (pool, count):
+        driver_name = f"{socket.gethostname()}:{os.getpid()}"
+        how = DriveOptions(
+            workers=count,
+            limits=free.limits,
+            options=WorkerOptions(
+                run_uri=store.uri,
+                token=record.token,
+                worker=driver_name,
+                cpus=free.workers.cpus,
+                max_quarantined=free.limits.max_quarantined,
+                model_cache=where.model_cache,
+            ),
+            driver=driver_name,
+        )
+        driver = Driver(store, record, pool, how, on_progress)
+        on_driver(driver)
+        return driver.drive()
+
+
+@contextmanager
+def _pool(where: Where, workers: WorkersSpec) -> Iterator[tuple[Pool, int]]:
+    if where.local:
+        yield LocalPool(build_pinned), 1
+        return
+    # Ray takes a second to import: only those who use it wait for it.
+    from render_farm.farm.driver import RayPool, connect, disconnect  # noqa: PLC0415
+
+    resources = connect(where.address, workers)
+    try:
+        yield RayPool(resources, build_pinned), resources.count
+    finally:
+        disconnect()

@@ -1,0 +1,121 @@
+"""Workers as real Ray actors, and what their ends mean."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from render_farm.errors import InputError
+from render_farm.farm.driver import RayPool, Resources, connect, disconnect, size_workers
+from render_farm.farm.messages import ShardClosed
+from render_farm.farm.pool import Answered, PoolEvent
+from render_farm.farm.worker import SamplerBuilder
+from render_farm.job.spec import WorkersSpec
+from render_farm.views.status import read_status
+from render_farm.views.verify import verify_run
+from tests.making.jobs import make_job, write_prompts
+from tests.making.runs import Run, submit
+from tests.making.samplers import build_crashing_once, build_cued
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def resources() -> Iterator[Resources]:
+    # Workers find this package's test samplers by their module's name.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path.cwd()))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        yield connect(None, WorkersSpec(count=2, cpus=1))
+        disconnect()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    def make(rows: int = 24, cues: dict[int, str] | None = None, **sections: Any) -> Run:
+        texts = [(cues or {}).get(row, f"picture {row}") for row in range(rows)]
+        path = write_prompts(tmp_path / "p.parquet", rows, prompt=texts)
+        job = make_job(path, tmp_path / "run", **sections)
+        return submit(job, model_cache=str(tmp_path))
+
+    return make
+
+
+class CountingPool(RayPool):
+    """Counts the calls to actors and weighs what comes back."""
+
+    def __init__(self, resources: Resources, builder: SamplerBuilder) -> None:
+        super().__init__(resources, builder)
+        self.assigned = 0
+        self.answers: list[int] = []
+
+    def assign(self, worker: str, assignment: Any) -> None:
+        self.assigned += 1
+        super().assign(worker, assignment)
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        events = super().poll(timeout_s)
+        for event in events:
+            if isinstance(event, Answered):
+                assert isinstance(event.answer, ShardClosed)
+                self.answers.append(len(pickle.dumps(event.answer)))
+        return events
+
+
+def test_two_messages_a_shard_and_none_with_pixels(
+    resources: Resources, make_run: Callable[..., Run]
+):
+    run = make_run(defaults={"width": 512, "height": 512})
+    pool = CountingPool(resources, build_cued)
+    assert run.driver(pool, workers=2).drive().reason is None
+    assert pool.assigned == run.record.plan.shards == len(pool.answers)
+    assert max(pool.answers) < 4096  # a single 512² picture is 786432 bytes
+    assert verify_run(run.store, run.record).ok
+
+
+def test_a_row_that_kills_its_process_is_found_and_quarantined(
+    resources: Resources, make_run: Callable[..., Run]
+):
+    run = make_run(cues={6: "kill"}, limits={"max_quarantined": 0.5})
+    end = run.driver(RayPool(resources, build_cued), workers=2).drive()
+    assert end.reason is None
+    status = read_status(run.store)
+    assert status.errors_by_type == {"process_ended": 1}
+    assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
+    assert verify_run(run.store, run.record).ok
+
+
+def test_a_shard_that_fails_in_one_process_is_done_in_another(
+    resources: Resources, make_run: Callable[..., Run]
+):
+    run = make_run(rows=4, cues={2: "crash"})
+    end = run.driver(RayPool(resources, build_crashing_once), workers=1).drive()
+    assert end.reason is None
+    assert verify_run(run.store, run.record).ok
+
+
+def test_workers_that_do_not_see_the_drivers_folder_end_the_run_as_wrong_input(
+    resources: Resources, make_run: Callable[..., Run], tmp_path: Path
+):
+    run = make_run()
+    (tmp_path / "elsewhere").mkdir()
+    apart = Run(run.store, run.record.model_copy(update={"token": "0" * 32}), run.model_cache)
+    with pytest.raises(InputError, match="share"):
+        apart.driver(RayPool(resources, build_cued)).drive()
+    assert read_status(run.store).rows["done"] == 0
+
+
+def test_workers_are_sized_by_what_the_cluster_has():
+    auto = WorkersSpec()
+    assert size_workers(auto, {"CPU": 16.0, "GPU": 8.0}) == Resources(count=8, cpus=1, gpus=1.0)
+    assert size_workers(auto, {"CPU": 4.0}) == Resources(count=4, cpus=1, gpus=0.0)
+    assert size_workers(WorkersSpec(gpus=0.5), {"CPU": 16.0, "GPU": 2.0}).count == 4
+    assert size_workers(WorkersSpec(cpus=4), {"CPU": 16.0, "GPU": 8.0}).count == 4
+    assert size_workers(WorkersSpec(count=3), {"CPU": 16.0}).count == 3
+    with pytest.raises(InputError, match=r"workers"):
+        size_workers(WorkersSpec(gpus=1.0), {"CPU": 16.0})

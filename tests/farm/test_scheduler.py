@@ -1,0 +1,276 @@
+"""The scheduler as sentences: events in, decisions out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from render_farm.farm.messages import Tally
+from render_farm.farm.scheduler import (
+    Assign,
+    Decision,
+    GiveUp,
+    Replace,
+    Scheduler,
+    Stop,
+    over_limit,
+)
+from render_farm.ledger.attempts import AttemptLog, Failure
+from render_farm.ledger.receipt import Receipt, RowCounts
+
+ROWS = 10
+
+
+def scheduler(shards: int, attempts: int = 3, max_quarantined: float = 0.05) -> Scheduler:
+    return Scheduler(iter(range(shards)), {}, Tally(), attempts, max_quarantined)
+
+
+def receipt(shard: int, quarantined: int = 0, error: str = "bad_prompt") -> Receipt:
+    return Receipt(
+        kind="rendered",
+        shard=shard,
+        attempt="a",
+        first_row=shard * ROWS,
+        rows=ROWS,
+        counts=RowCounts(done=ROWS - quarantined, quarantined=quarantined),
+        errors_by_type={error: quarantined} if quarantined else {},
+    )
+
+
+def log(shard: int, *in_flight: int, died: bool = False, times: int = 1) -> AttemptLog:
+    failure = Failure(
+        attempt="a",
+        worker="w",
+        error_type="ValueError",
+        error="x",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        in_flight=in_flight,
+        died=died,
+    )
+    return AttemptLog(shard=shard, failures=(failure,) * times)
+
+
+def assigned(decisions: list[Decision]) -> dict[str, int]:
+    return {d.worker: d.assignment.shard for d in decisions if isinstance(d, Assign)}
+
+
+def test_every_ready_worker_gets_the_next_open_shard():
+    s = scheduler(3)
+    assert assigned(s.worker_ready("a")) == {"a": 0}
+    assert assigned(s.worker_ready("b")) == {"b": 1}
+    assert assigned(s.shard_closed("a", receipt(0))) == {"a": 2}
+
+
+def test_the_run_is_finished_when_nothing_is_rendered_and_nothing_is_left():
+    s = scheduler(1)
+    s.worker_ready("a")
+    assert not s.finished
+    s.shard_closed("a", receipt(0))
+    assert s.finished
+
+
+def test_a_run_without_open_shards_is_finished_at_once():
+    assert scheduler(0).finished
+
+
+def test_a_failed_shard_goes_to_another_worker():
+    s = scheduler(2)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    assert assigned(s.shard_failed("a", 0, log(0))) == {}
+    assert assigned(s.shard_closed("b", receipt(1))) == {"b": 0}
+
+
+def test_a_worker_that_failed_a_shard_goes_on_with_other_shards():
+    s = scheduler(3)
+    s.worker_ready("a")
+    assert assigned(s.shard_failed("a", 0, log(0))) == {"a": 1}
+
+
+def test_the_only_worker_is_replaced_when_it_has_failed_all_that_is_left():
+    s = scheduler(1)
+    s.worker_ready("a")
+    assert s.shard_failed("a", 0, log(0)) == [Replace("a")]
+    assert assigned(s.worker_ready("b")) == {"b": 0}
+
+
+def test_no_worker_is_replaced_while_another_may_still_take_the_failed_shard():
+    s = scheduler(2)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    assert s.shard_failed("a", 0, log(0)) == []
+
+
+def test_a_shard_that_used_its_attempts_is_given_up_and_the_others_go_on():
+    s = scheduler(2, attempts=2)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    s.shard_failed("a", 0, log(0))
+    s.shard_closed("b", receipt(1))
+    decisions = s.shard_failed("b", 0, log(0))
+    assert decisions == [GiveUp(0)]
+    assert s.finished
+    assert s.given_up == {0}
+
+
+def test_attempts_are_counted_a_shard_and_not_a_worker():
+    s = scheduler(2, attempts=2)
+    s.worker_ready("a")
+    assert GiveUp(0) not in s.shard_failed("a", 0, log(0))
+    assert GiveUp(1) not in s.shard_failed("a", 1, log(1))
+
+
+def test_the_next_attempt_is_told_whom_the_last_one_suspected():
+    s = scheduler(2)
+    s.worker_ready("a")
+    s.worker_lost("a", log(0, 4, 5, died=True))
+    (decision,) = [d for d in s.worker_ready("b") if isinstance(d, Assign)]
+    assert decision.assignment.shard == 0
+    assert decision.assignment.log.suspects() == {4, 5}
+
+
+def test_suspects_of_an_earlier_invocation_are_not_forgotten_and_its_attempts_are():
+    left = log(0, 7, died=True, times=5)
+    s = Scheduler(iter([0]), {0: left}, Tally(), attempts=2, max_quarantined=0.05)
+    (decision,) = s.worker_ready("a")
+    assert isinstance(decision, Assign)
+    assert decision.assignment.log.suspects() == {7}
+    assert GiveUp(0) not in s.shard_failed("a", 0, left)
+
+
+def test_a_lost_worker_is_replaced_while_there_is_work_for_it():
+    s = scheduler(1)
+    s.worker_ready("a")
+    assert Replace("a") in s.worker_lost("a", log(0, died=True))
+
+
+def test_a_worker_lost_at_the_end_is_not_replaced():
+    s = scheduler(2)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    s.shard_closed("a", receipt(0))
+    assert s.worker_lost("a", None) == []
+
+
+def test_workers_that_keep_dying_without_a_finished_shard_stop_the_run():
+    s = scheduler(100, attempts=3)
+    decisions: list[Decision] = []
+    for number in range(9):
+        decisions += s.worker_lost(f"w{number}", None)
+    assert any(isinstance(d, Stop) for d in decisions)
+    assert s.finished
+
+
+def test_a_finished_shard_forgives_earlier_deaths():
+    s = scheduler(100)
+    for number in range(8):
+        s.worker_lost(f"w{number}", None)
+    s.worker_ready("a")
+    s.shard_closed("a", receipt(0))
+    assert not any(isinstance(d, Stop) for d in s.worker_lost("z", None))
+
+
+def test_after_a_stop_nothing_is_assigned_and_the_run_ends_with_the_shards_in_hand():
+    s = scheduler(5)
+    s.worker_ready("a")
+    assert s.stop("asked", "resume") == [Stop("asked", "resume")]
+    assert s.worker_ready("b") == []
+    assert not s.finished
+    assert s.shard_given_back("a") == []
+    assert s.finished
+
+
+def test_the_first_reason_to_stop_stands():
+    s = scheduler(5)
+    s.stop("first", "")
+    assert s.stop("second", "") == []
+    assert s.stopped == Stop("first", "")
+
+
+def test_assignments_carry_the_tally_so_that_a_worker_can_stop_the_run_before_it_commits():
+    s = scheduler(2)
+    s.worker_ready("a")
+    (decision,) = s.shard_closed("a", receipt(0, quarantined=4))
+    assert isinstance(decision, Assign)
+    assert decision.assignment.tally == Tally(ROWS, 4, {"bad_prompt": 4})
+
+
+def test_a_run_that_is_over_its_limit_already_stops_before_any_worker_starts():
+    tally = Tally(1000, 500, {"bad_prompt": 500})
+    s = Scheduler(iter([1]), {}, tally, attempts=3, max_quarantined=0.05)
+    assert any(isinstance(d, Stop) for d in s.start())
+
+
+@pytest.mark.parametrize(
+    ("tally", "limit", "stops"),
+    [
+        (Tally(199, 199 // 2, {"e": 99}), 0.05, False),  # too few rows to judge a fraction
+        (Tally(200, 19, {"e": 19}), 0.05, False),  # too few quarantined
+        (Tally(200, 20, {"e": 20}), 0.05, True),
+        (Tally(400, 20, {"e": 20}), 0.05, False),  # the limit itself is allowed
+        (Tally(7, 7, {"e": 7}), 0.05, False),
+        (Tally(8, 8, {"e": 8}), 0.05, True),  # all of the first rows, one error
+        (Tally(8, 8, {"e": 7, "f": 1}), 0.05, False),
+        (Tally(9, 8, {"e": 8}), 0.05, False),
+        (Tally(1000, 1000, {"e": 1000}), 1.0, False),  # the user expects it
+        (Tally(), 0.0, False),
+    ],
+)
+def test_the_limit_on_quarantined_rows(tally: Tally, limit: float, stops: bool):
+    assert (over_limit(tally, limit) is not None) == stops
+
+
+def test_the_reason_names_the_commonest_error():
+    reason, _ = over_limit(Tally(300, 100, {"rare": 10, "common": 90}), 0.05) or ("", "")
+    assert "common (90 rows)" in reason
+
+
+@given(st.data())
+def test_whatever_happens_every_shard_ends_closed_or_given_up_exactly_once(data: st.DataObject):
+    """Workers fail, die and come back in any order; no shard is lost or handed out twice."""
+    shards, attempts = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    s = scheduler(shards, attempts=attempts, max_quarantined=1.0)
+    holding: dict[str, int] = {}
+    starting = [f"w{n}" for n in range(data.draw(st.integers(1, 3)))]
+    born, closed = len(starting), []
+
+    def carry_out(decisions: list[Decision]) -> None:
+        nonlocal born
+        for decision in decisions:
+            if isinstance(decision, Assign):
+                shard = decision.assignment.shard
+                assert decision.worker not in holding
+                assert shard not in holding.values()
+                assert shard not in closed
+                holding[decision.worker] = shard
+            elif isinstance(decision, Replace):
+                assert decision.worker not in holding
+                starting.append(f"w{born}")
+                born += 1
+
+    for _ in range(500):
+        if s.finished:
+            break
+        choices = [("ready", w) for w in starting] + [
+            (how, w) for w in holding for how in ("close", "fail", "die")
+        ]
+        assert choices, "the run is not finished and nothing can happen any more"
+        how, worker = data.draw(st.sampled_from(choices))
+        if how == "ready":
+            starting.remove(worker)
+            carry_out(s.worker_ready(worker))
+            continue
+        shard = holding.pop(worker)
+        if how == "close":
+            closed.append(shard)
+            carry_out(s.shard_closed(worker, receipt(shard)))
+        elif how == "fail":
+            carry_out(s.shard_failed(worker, shard, log(shard)))
+        else:
+            carry_out(s.worker_lost(worker, log(shard, died=True)))
+    assert s.finished
+    if s.stopped is None:
+        assert sorted(closed + list(s.given_up)) == list(range(shards))

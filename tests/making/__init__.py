@@ -1,0 +1,1 @@
+"""Makers of what tests need: datasets, jobs, runs. Nothing here asserts anything."""

@@ -1,0 +1,88 @@
+"""Samplers that go wrong on cue: rehearsals whose prompts say what is to happen.
+
+The cues work by name, so that a Ray actor can build them from a module path.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from render_farm.engine.rehearsal import RehearsalSampler
+from render_farm.engine.sampler import Refused, Rendered, Sampler, SamplerInfo
+from render_farm.errors import DeviceLost, OutOfMemory
+from render_farm.farm.messages import WorkerOptions
+from render_farm.job.request import RenderRequest
+from render_farm.ledger.record import RunRecord
+
+
+@dataclass
+class CuedSampler:
+    """A rehearsal that obeys words in prompts and remembers its batches.
+
+    ``refuse`` refuses the sample, ``crash`` raises out of `render`, ``lose-device`` loses the
+    device, ``kill`` ends the process. Batches larger than `fits` are out of memory.
+    """
+
+    fits: int = 1024
+    seconds_per_image: float = 0.0
+    taken: list[RenderRequest] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._inner: Sampler = RehearsalSampler(seconds_per_image=self.seconds_per_image)
+
+    @property
+    def info(self) -> SamplerInfo:
+        return self._inner.info
+
+    def check(self, request: RenderRequest) -> None:
+        self._inner.check(request)
+
+    def group(self, request: RenderRequest) -> Hashable:
+        return self._inner.group(request)
+
+    def default_batch_size(self, width: int, height: int) -> int:
+        return self._inner.default_batch_size(width, height)
+
+    def render(
+        self, requests: Iterable[RenderRequest], batch_size: int
+    ) -> Iterator[Rendered | Refused]:
+        if batch_size > self.fits:
+            raise OutOfMemory(batch_size, "does not fit")
+        self.batches.append(batch_size)
+        for request in requests:
+            self.taken.append(request)
+            if "crash" in request.prompt:
+                raise RuntimeError(f"crashed on row {request.row}")
+            if "lose-device" in request.prompt:
+                raise DeviceLost("CUDA error: an illegal memory access was encountered")
+            if "kill" in request.prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "refuse" in request.prompt:
+                yield Refused(request, "refused", "told to")
+                continue
+            yield from self._inner.render([request], batch_size)
+
+
+def build_cued(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """For actors: obeys the cues."""
+    return CuedSampler()
+
+
+def build_slow(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """For kills in the middle: half a second for ten pictures."""
+    return RehearsalSampler(seconds_per_image=0.05)
+
+
+def build_crashing_once(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """Crashes on cue in the first process that builds it; the later ones ignore the cues."""
+    mark = Path(options.model_cache) / "crashed-once"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return RehearsalSampler()
+    return CuedSampler()
