@@ -1,0 +1,1 @@
+"""Jobs that ship with the project: prompts, and what is needed to judge their renders."""

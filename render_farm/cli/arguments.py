@@ -1,0 +1,44 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Job = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="The output.uri of a run.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Report as one JSON object.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more to standard error.")]
+Local = Annotated[
+    bool, typer.Option("--local", help="Render in this process, one worker, without Ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="A running Ray cluster (auto, ray://…, host:port); default: one of our own.",
+        envvar="RAY_ADDRESS",
+        show_default=False,
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Drive in the background and return at once.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job file."),
+]
+StrictVersions = Annotated[
+    bool, typer.Option("--strict-versions", help="Refuse other library versions than before.")
+]
+AllowNoCas = Annotated[
+    bool,
+    typer.Option(
+        "--allow-no-cas",
+        help="Accept a store whose conditional create is not atomic: a second driver or a zombie "
+        "worker may then commit a shard twice.",
+    ),
+]

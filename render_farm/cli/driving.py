@@ -1,0 +1,192 @@
+"""Driving a run from the terminal: progress, Ctrl-C, and the summary at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from render_farm.cli.console import OK, QUARANTINED, STOPPED, Report, err
+
+if TYPE_CHECKING:
+    from render_farm.farm.loop import Driver
+    from render_farm.farm.progress import Progress
+    from render_farm.farm.session import FreeKeys, Where
+    from render_farm.ledger.record import RunRecord
+    from render_farm.store.base import Store
+    from render_farm.views.status import Status
+
+LINE_EVERY_S = 10.0
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Set where the user has not: no usage reports, no advice about libraries that are not ours."""
+
+
+def model_cache() -> str:
+    """Where models fetched from a store are kept on this machine."""
+    kept = os.environ.get("RENDER_FARM_MODEL_CACHE")
+    return kept or str(Path(tempfile.gettempdir()) / f"render-farm-models-{os.getuid()}")
+
+
+def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report: Report) -> None:
+    """Drive a run and report how it stands afterwards."""
+    from render_farm.farm.session import drive_run
+    from render_farm.views.status import read_status
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with _shown_progress() as on_progress, _interruptible() as on_driver:
+        end = drive_run(store, record, where, free, on_driver, on_progress)
+    status = read_status(store, end.samples_rendered)
+    report.data = status.to_json() | {"reason": end.reason or status.reason, "fix": end.fix}
+    report.code = exit_code(status)
+    show_status(report, status)
+    if end.reason:
+        err.print(f"[bold yellow]stopped[/]: {end.reason}. {end.fix or ''}", markup=True)
+
+
+def exit_code(status: Status) -> int:
+    """How a run that stands like this makes `submit`, `resume` and `retry` end."""
+    if status.state != "complete":
+        return STOPPED
+    return QUARANTINED if status.rows["quarantined"] else OK
+
+
+def show_status(report: Report, status: Status) -> None:
+    """A run in figures, for people."""
+    rows, samples, shards = status.rows, status.samples, status.shards
+    ends = ", ".join(
+        f"{rows[end]} {end}"
+        for end in ("done", "filtered", "quarantined", "cancelled", "pending")
+        if rows[end] or end == "done"
+    )
+    lines = [
+        ("run", status.run),
+        ("state", status.state + (f" ({status.reason})" if status.reason else "")),
+        ("rows", f"{ends}, of {rows['planned']}"),
+        ("samples", f"{samples['done']} done of {samples['planned']}"),
+        ("shards", f"{shards['done']} done, {shards['open']} open, {shards['failed']} failed"),
+    ]
+    if status.rate:
+        eta = f", {_duration(status.eta_s)} to go" if status.eta_s is not None else ""
+        lines.append(("rate", f"{status.rate:.2f} rows/s{eta}"))
+    for error, count in sorted(status.errors_by_type.items(), key=lambda item: -item[1]):
+        lines.append(("quarantined", f"{count} rows: {error}"))
+    for shard in status.failed_shards:
+        tries = f"{shard.attempts} attempts, last on {shard.worker}"
+        lines.append((f"shard {shard.shard}", f"{shard.error_type}: {shard.error} ({tries})"))
+    report.table(lines)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[Driver], None]]:
+    """The first SIGINT or SIGTERM stops after the batches in hand, the second at once."""
+    drivers: list[Driver] = []
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked:
+            os._exit(STOPPED)
+        asked.append(number)
+        err.print("stopping after the batches in hand; once more stops at once")
+        for driver in drivers:
+            driver.ask_to_stop()
+
+    def on_driver(driver: Driver) -> None:
+        drivers.append(driver)
+        if asked:
+            driver.ask_to_stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield on_driver
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar where somebody looks, a line now and then where nobody does."""
+    if not err.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        TextColumn("[bold]rows[/]"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[rest]}"),
+    )
+    with Bar(*columns, console=err) as bar:
+        task = bar.add_task("rows", total=None, rate="", rest="starting workers …")
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                total=progress.planned_rows,
+                completed=progress.decided_rows,
+                rate=_rate(progress),
+                rest=_rest(progress),
+            )
+
+        yield show
+
+
+class _Lines:
+    """Prints a line when there is news and the last line is some seconds old."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._last: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        finished = progress.decided_rows == progress.planned_rows
+        if progress == self._last or (now < self._next and not finished):
+            return
+        self._last, self._next = progress, now + LINE_EVERY_S
+        err.print(
+            f"rows {progress.decided_rows}/{progress.planned_rows}  "
+            f"{_rate(progress)}  {_rest(progress)}".rstrip()
+        )
+        sys.stderr.flush()
+
+
+def _rate(progress: Progress) -> str:
+    rate = progress.rows_per_s(time.monotonic())
+    return f"{rate:.2f} rows/s" if rate else ""
+
+
+def _rest(progress: Progress) -> str:
+    if not progress.workers and progress.decided_rows < progress.planned_rows:
+        return "starting workers …"
+    parts = [f"{progress.workers} workers"]
+    if progress.quarantined_rows:
+        parts.append(f"{progress.quarantined_rows} quarantined")
+    eta = progress.eta_s(time.monotonic())
+    if eta:
+        parts.append(f"{_duration(eta)} to go")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float | None) -> str:
+    return str(timedelta(seconds=round(seconds or 0)))

@@ -1,0 +1,161 @@
+"""Commands that render: submit, resume, retry."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from render_farm.cli import arguments as args
+from render_farm.cli.console import Report, err, reporting, set_up_logging
+from render_farm.cli.driving import drive, model_cache
+
+if TYPE_CHECKING:
+    from render_farm.farm.session import FreeKeys, Where
+    from render_farm.ledger.record import RunRecord
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command()(submit)
+    app.command()(resume)
+    app.command()(retry)
+
+
+def submit(
+    job: args.Job,
+    address: args.Address = None,
+    local: args.Local = False,
+    detach: args.Detach = False,
+    overrides: args.Set = None,
+    strict_versions: args.StrictVersions = False,
+    allow_no_cas: args.AllowNoCas = False,
+    as_json: args.Json = False,
+    verbose: args.Verbose = False,
+) -> None:
+    """Validate a job, plan it and render it to the end; the same job again resumes."""
+    set_up_logging(verbose)
+    with reporting(as_json) as report:
+        from render_farm.farm.prepare import open_run, prepare
+        from render_farm.farm.session import free_keys
+        from render_farm.job.load import load_job
+
+        spec = load_job(job, overrides or ())
+        store, record = open_run(prepare(spec, model_cache()), allow_no_cas=allow_no_cas)
+        _warn_of_versions(record, strict=strict_versions)
+        if detach:
+            _detach(record, free_keys(spec), address, local, report)
+            return
+        drive(store, record, _where(local, address), free_keys(spec), report)
+
+
+def resume(
+    run: args.Run,
+    address: args.Address = None,
+    local: args.Local = False,
+    detach: args.Detach = False,
+    overrides: args.Set = None,
+    strict_versions: args.StrictVersions = False,
+    as_json: args.Json = False,
+    verbose: args.Verbose = False,
+) -> None:
+    """Go on with a run from its URI alone; shards that failed are tried again."""
+    set_up_logging(verbose)
+    with reporting(as_json) as report:
+        from render_farm.farm.session import free_keys
+        from render_farm.ledger.cancel import refuse_cancelled
+        from render_farm.ledger.record import read_record
+        from render_farm.store.open import open_store
+
+        store = open_store(run)
+        record = read_record(store)
+        refuse_cancelled(store)
+        free = free_keys(record.job, tuple(overrides or ()))
+        _warn_of_versions(record, strict=strict_versions)
+        if detach:
+            _detach(record, free, address, local, report)
+            return
+        drive(store, record, _where(local, address), free, report)
+
+
+def retry(
+    run: args.Run,
+    cancelled: Annotated[
+        bool, typer.Option("--cancelled", help="Take the rows of cancelled shards too.")
+    ] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Write the child's dataset and render nothing.")
+    ] = False,
+    address: args.Address = None,
+    local: args.Local = False,
+    overrides: args.Set = None,
+    as_json: args.Json = False,
+    verbose: args.Verbose = False,
+) -> None:
+    """Render the quarantined rows of a run in a child run below it."""
+    set_up_logging(verbose)
+    with reporting(as_json) as report:
+        from render_farm.farm.prepare import open_run, prepare
+        from render_farm.farm.retry import make_child
+        from render_farm.farm.session import free_keys
+        from render_farm.ledger.record import read_record
+        from render_farm.store.open import open_store
+
+        parent = open_store(run)
+        child = make_child(parent, read_record(parent), cancelled=cancelled)
+        if plan_only:
+            report.data = {"run": child.uri, "rows": child.rows}
+            report.say(f"{child.uri}: {child.rows} rows to retry")
+            return
+        free = free_keys(child.job, tuple(overrides or ()))
+        # The parent's store was probed when it was submitted, and this is the same one.
+        store, record = open_run(prepare(child.job, model_cache()), allow_no_cas=True)
+        drive(store, record, _where(local, address), free, report)
+
+
+def _where(local: bool, address: str | None) -> Where:
+    from render_farm.farm.session import Where
+
+    return Where(local=local, address=address, model_cache=model_cache())
+
+
+def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:
+    from render_farm.farm.session import check_versions
+
+    for name, (then, now) in check_versions(record, strict=strict).items():
+        err.print(
+            f"[bold yellow]warning[/]: {name} is {now} here and was {then} at the first submit; "
+            "pictures may differ in the last bits (--strict-versions refuses)"
+        )
+
+
+def _detach(
+    record: RunRecord, free: FreeKeys, address: str | None, local: bool, report: Report
+) -> None:
+    """Start `resume` in a process of its own that outlives this one, with its log in a file."""
+    run = record.job.output.uri
+    log = Path(tempfile.gettempdir()) / f"render-farm-{record.token[:12]}.log"
+    command = [sys.executable, "-m", "render_farm", "resume", run]
+    command += ["--local"] if local else []
+    command += ["--address", address] if address and not local else []
+    for section, values in (("workers", free.workers), ("limits", free.limits)):
+        for key, value in values.model_dump().items():
+            if (section, key) != ("workers", "batch_size"):
+                command += ["--set", f"{section}.{key}={value}"]
+    with log.open("ab") as stream:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            env=os.environ,
+        )
+    report.data = {"run": run, "pid": process.pid, "log": str(log)}
+    report.table([("run", run), ("driver", f"process {process.pid}"), ("log", str(log))])
+    report.say(f"follow it with: render-farm status {run}")

@@ -1,0 +1,101 @@
+"""Reading committed shards back, by way of their receipts and never by a listing."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from render_farm.job.plan import Plan
+from render_farm.ledger import keys
+from render_farm.ledger.receipt import DataObject, Receipt, read_receipt
+from render_farm.ledger.record import RunRecord
+from render_farm.output.containers import iter_samples
+from render_farm.output.layout import StoredSample
+from render_farm.output.parquet import read_metadata
+from render_farm.store.base import Store
+
+_BLOCK = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A local copy of an object, with what was read."""
+
+    file: BinaryIO
+    size_bytes: int
+    sha256: str
+
+    def matches(self, item: DataObject) -> bool:
+        """Whether these are the bytes that the receipt vouches for."""
+        return (self.size_bytes, self.sha256) == (item.size_bytes, item.sha256)
+
+
+@contextmanager
+def fetched(store: Store, key: str) -> Iterator[Fetched]:
+    """A copy of an object on local disk, digested on the way. Raises: `NotFound`."""
+    digest, size = hashlib.sha256(), 0
+    with tempfile.TemporaryFile(prefix="render-farm-") as copy:
+        with store.open(key) as source:
+            while block := source.read(_BLOCK):
+                digest.update(block)
+                size += copy.write(block)
+        copy.seek(0)
+        yield Fetched(copy, size, digest.hexdigest())
+
+
+def object_of(receipt: Receipt, suffix: str) -> DataObject | None:
+    """The data object of a receipt with this ending."""
+    wanted = (
+        item
+        for item in receipt.objects
+        if item.key.startswith(keys.DATA) and item.key.endswith(suffix)
+    )
+    return next(wanted, None)
+
+
+def samples_object(record: RunRecord, receipt: Receipt) -> DataObject | None:
+    """The object to read a shard's samples from: the tar, or the Parquet file."""
+    webdataset = record.job.output.container == "webdataset"
+    return object_of(receipt, ".tar" if webdataset else ".parquet")
+
+
+def shard_metadata(store: Store, receipt: Receipt) -> pa.Table | None:
+    """The metadata of a shard's done samples, None if it has none. Raises: `CorruptFile`."""
+    item = object_of(receipt, ".parquet")
+    if item is None:
+        return None
+    with fetched(store, item.key) as copy:
+        return read_metadata(copy.file, item.key)
+
+
+def shard_samples(store: Store, record: RunRecord, receipt: Receipt) -> Iterator[StoredSample]:
+    """A shard's done samples with their images, in order. Raises: `CorruptFile`, `NotFound`."""
+    item = samples_object(record, receipt)
+    if item is not None:
+        with fetched(store, item.key) as copy:
+            yield from iter_samples(record.job.output.container, copy.file, store.get, item.key)
+
+
+def pick_samples(store: Store, record: RunRecord, count: int) -> Iterator[StoredSample]:
+    """Up to `count` done samples, evenly spread over the rows; open shards are left out."""
+    plan = record.make_plan()
+    chosen: dict[int, set[int]] = {}
+    for row in _spread(plan, count):
+        chosen.setdefault(plan.shard_of_row(row).index, set()).add(row)
+    for shard, rows in chosen.items():
+        receipt = read_receipt(store, shard)
+        if receipt is not None:
+            for sample in shard_samples(store, record, receipt):
+                if sample.record["row"] in rows and sample.record["sample"] == 0:
+                    yield sample
+
+
+def _spread(plan: Plan, count: int) -> list[int]:
+    count = min(count, plan.rows)
+    return [index * plan.rows // count for index in range(count)]
