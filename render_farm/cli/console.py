@@ -13,7 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from render_farm.errors import InputError, ModelError, Problem, RenderFarmError, StopError
+from render_farm.errors import (
+    InputError,
+    ModelError,
+    Problem,
+    RenderFarmError,
+    StopError,
+    StoreError,
+)
 
 OK, UNEXPECTED, BAD_INPUT, QUARANTINED, STOPPED = 0, 1, 2, 3, 4
 
@@ -111,8 +118,10 @@ def _problems_of(error: RenderFarmError) -> tuple[tuple[Problem, ...], int]:
         return (error.problem,), BAD_INPUT
     if isinstance(error, StopError):
         return (Problem("stopped", error.reason, "", error.fix),), STOPPED
-    fix = "look at the store, its credentials and the network; then resume"
-    return (Problem(type(error).__name__, str(error), "", fix),), STOPPED
+    if isinstance(error, StoreError):
+        fix = "check the URI, the credentials (AWS_PROFILE, …) and AWS_ENDPOINT_URL_S3"
+        return (Problem("store", str(error), "a store that can be reached", fix),), BAD_INPUT
+    return (Problem(type(error).__name__, str(error), "", "see the log"),), UNEXPECTED
 
 
 def _escaped(text: str) -> str:

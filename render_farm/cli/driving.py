@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from render_farm.cli.console import OK, QUARANTINED, STOPPED, Report, err
+from render_farm.errors import StopError, StoreError
 
 if TYPE_CHECKING:
     from render_farm.farm.loop import Driver
@@ -52,7 +53,11 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with _shown_progress() as on_progress, _interruptible() as on_driver:
-        end = drive_run(store, record, where, free, on_driver, on_progress)
+        try:
+            end = drive_run(store, record, where, free, on_driver, on_progress)
+        except StoreError as error:
+            fix = "Nothing is lost: see to the store, then resume."
+            raise StopError(f"the store failed: {error}", fix) from error
     status = read_status(store, end.samples_rendered)
     report.data = status.to_json() | {"reason": end.reason or status.reason, "fix": end.fix}
     report.code = exit_code(status)

@@ -13,7 +13,7 @@ from render_farm.cli.console import BAD_INPUT, err, problems_json
 from render_farm.errors import Problem
 
 # typer carries a click of its own or uses the installed one, depending on its version
-UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="render-farm",

@@ -74,9 +74,10 @@ class Driver:
         self._how = how
         self._on_progress = on_progress
         self._asked_to_stop = threading.Event()
-        self._progress = Progress(planned_rows=record.plan.rows, started_s=time.monotonic())
+        self._progress = Progress(planned_rows=record.plan.rows)
         self._started = 0
         self._in_hand: dict[str, int] = {}
+        self._ready: set[str] = set()
 
     def ask_to_stop(self) -> None:
         """End after the batches in hand; may be called from a signal handler."""
@@ -158,15 +159,19 @@ class Driver:
     def _handle(self, scheduler: Scheduler, event: PoolEvent) -> list[Decision]:
         match event:
             case Ready(worker):
-                self._progress = self._progress.with_workers(+1)
+                self._count_workers(self._ready | {worker})
                 return scheduler.worker_ready(worker)
             case Refusal(worker, error):
                 return self._refused(scheduler, worker, error)
             case Lost(worker, error):
-                self._progress = self._progress.with_workers(-1)
+                self._count_workers(self._ready - {worker})
                 return self._lost(scheduler, worker, error)
             case Answered(worker, answer):
                 return self._answered(scheduler, worker, answer)
+
+    def _count_workers(self, ready: set[str]) -> None:
+        self._ready = ready
+        self._progress = self._progress.with_workers(len(ready), time.monotonic())
 
     def _refused(self, scheduler: Scheduler, worker: str, error: Exception) -> list[Decision]:
         if isinstance(error, ModelError):
@@ -212,6 +217,7 @@ class Driver:
                     self._pool.assign(worker, assignment)
                 case Replace(worker):
                     self._pool.discard(worker)
+                    self._count_workers(self._ready - {worker})
                     self._start_worker()
                 case GiveUp(shard):
                     left = read_attempts(self._store, shard)

@@ -56,7 +56,7 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
     """
     problems: list[Problem] = []
     with _collected("output.uri", problems):
-        uri = open_store(job.output.uri).uri
+        uri = open_store(job.output.uri).uri.rstrip("/")
         job = _with(job, "output", uri=uri)
     dataset: PromptDataset | None = None
     columns: dict[RequestField, str] = {}
@@ -146,8 +146,8 @@ def _with(job: JobSpec, section: str, **values: str) -> JobSpec:
 
 
 def _absolute(path: str) -> str:
-    """A local path that means the same from any working directory."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    """A path that means the same from any working directory."""
+    return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _prepare_model(job: JobSpec, cache: str) -> PinnedModel:

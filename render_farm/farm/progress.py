@@ -9,10 +9,13 @@ from render_farm.ledger.receipt import Receipt
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Rows decided of those planned, and what this invocation has done since `started_s`."""
+    """Rows decided of those planned, and what this invocation has done.
+
+    `started_s` is when the first worker was ready, None before: starting workers is no rendering.
+    """
 
     planned_rows: int
-    started_s: float
+    started_s: float | None = None
     decided_rows: int = 0
     quarantined_rows: int = 0
     decided_here: int = 0
@@ -35,12 +38,15 @@ class Progress:
             samples_rendered=self.samples_rendered + samples_rendered,
         )
 
-    def with_workers(self, more: int) -> Progress:
-        """With `more` workers ready, or fewer."""
-        return replace(self, workers=self.workers + more)
+    def with_workers(self, workers: int, now_s: float) -> Progress:
+        """With so many workers ready."""
+        started_s = now_s if workers and self.started_s is None else self.started_s
+        return replace(self, workers=workers, started_s=started_s)
 
     def rows_per_s(self, now_s: float) -> float | None:
         """Rows decided a second since the start; None before the first."""
+        if self.started_s is None:
+            return None
         elapsed = now_s - self.started_s
         return self.decided_here / elapsed if self.decided_here and elapsed > 0 else None
 

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from render_farm.errors import InputError, Problem
 from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
@@ -17,8 +17,9 @@ from render_farm.farm.prepare import changed_versions
 from render_farm.farm.progress import Progress
 from render_farm.job.load import override_job
 from render_farm.job.spec import JobSpec, LimitsSpec, WorkersSpec
+from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord, is_free
-from render_farm.store.base import Store
+from render_farm.store.base import Store, exists
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,9 @@ def drive_run(
 
     Raises: as `Driver.drive`, and `InputError` if there is no cluster.
     """
+    if exists(store, keys.MANIFEST):
+        # Nothing is left to render, so no cluster is started to find that out.
+        where = replace(where, local=True)
     with _pool(where, free.workers) as (pool, count):
         driver_name = f"{socket.gethostname()}:{os.getpid()}"
         how = DriveOptions(

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def sample_key(row: int, sample: int) -> str:
+    """The name of a sample in the result: row, nine digits, and sample, two."""
+    return f"{row:09d}_{sample:02d}"
+
+
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
     """One sample of one row, with every parameter decided.
@@ -30,8 +35,8 @@ class RenderRequest:
 
     @property
     def key(self) -> str:
-        """The sample's name in the result: row, nine digits, and sample, two."""
-        return f"{self.row:09d}_{self.sample:02d}"
+        """The sample's name in the result."""
+        return sample_key(self.row, self.sample)
 
 
 @dataclass(frozen=True, slots=True)

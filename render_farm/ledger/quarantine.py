@@ -151,7 +151,7 @@ def _rows_with_origin(
         taken.append(index)
         origin.append(
             {
-                ROW_COLUMN: earlier if isinstance(earlier, int) else row.row,
+                ROW_COLUMN: row.row if earlier is None else earlier,
                 ROW_KEY_COLUMN: None if key is None else json.dumps(key),
                 JOB_SEED_COLUMN: seed,
                 ERROR_COLUMNS[0]: errors[row.row][0],

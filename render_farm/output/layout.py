@@ -73,11 +73,6 @@ class StoredSample:
     record: dict[str, Any]
 
 
-def sample_key(row: int, sample: int) -> str:
-    """The name of a sample in the result: row, nine digits, and sample, two."""
-    return f"{row:09d}_{sample:02d}"
-
-
 def image_key(shard: int, attempt: str, sample: str, image_format: ImageFormat) -> str:
     """The object of an image in container files, from the columns of its metadata.
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from render_farm.output.layout import OutputFile, ShardLayout, sample_key
+from render_farm.job.request import sample_key
+from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.metadata import SampleRecord
 from render_farm.output.shard_folder import ShardFolder
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from render_farm.errors import NotFound
 from render_farm.job.plan import Shard
+from render_farm.job.request import sample_key
 from render_farm.ledger import keys
 from render_farm.ledger.manifest import ManifestWriter, Totals
 from render_farm.ledger.receipt import (
@@ -30,7 +31,7 @@ from render_farm.ledger.record import RunRecord
 from render_farm.ledger.sweep import iter_orphans
 from render_farm.output.containers import iter_samples
 from render_farm.output.corrupt import CorruptFile
-from render_farm.output.layout import StoredSample, sample_key
+from render_farm.output.layout import StoredSample
 from render_farm.output.parquet import read_metadata
 from render_farm.store.base import Store, exists
 from render_farm.views.results import fetched, samples_object
