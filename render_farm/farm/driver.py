@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from render_farm.job.spec import WorkersSpec
 log = logging.getLogger(__name__)
 
 DEVICE_LOST_STATUS = 70
+REACH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def connect(address: str | None, workers: WorkersSpec) -> Resources:
             _node_ip_address="127.0.0.1",
         )
     else:
+        _check_reachable(address)
         try:
             ray.init(
                 address=address,
@@ -161,18 +164,33 @@ def connect(address: str | None, workers: WorkersSpec) -> Resources:
                 configure_logging=False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError.of(
-                "--address",
-                f"{address} ({str(error).splitlines()[0]})",
-                "the address of a running Ray cluster, or auto",
-                "start one with ray start --head, or leave --address out",
-            ) from error
+            raise _no_cluster(address, error) from error
     return size_workers(workers, _cluster_resources())
 
 
 def _cluster_resources() -> dict[str, float]:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources
+
+
+def _check_reachable(address: str) -> None:
+    """Find a mistyped address out in seconds: Ray itself goes on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> InputError:
+    return InputError.of(
+        "--address",
+        f"{address} ({str(error).splitlines()[0]})",
+        "the address of a running Ray cluster, or auto",
+        "start one with ray start --head, or leave --address out; where the cluster asks for a "
+        "token, set RAY_AUTH_MODE=token",
+    )
 
 
 def disconnect() -> None:

@@ -15,6 +15,7 @@ from render_farm.engine.folder import check_folder, model_digest
 from render_farm.engine.preflight import check_defaults
 from render_farm.errors import InputError, ModelError, Problem, StoreError
 from render_farm.farm.models import REHEARSAL, locate_model
+from render_farm.job.plan import MAX_ROWS, MAX_SHARDS, Plan, limited
 from render_farm.job.prompts import PromptDataset, survey
 from render_farm.job.resolve import map_columns
 from render_farm.job.spec import JobSpec, RequestField
@@ -62,6 +63,7 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
     columns: dict[RequestField, str] = {}
     with _collected("prompts.path", problems):
         dataset = survey(job.prompts.path)
+        _check_plan_size(dataset, job)
         columns = map_columns(job, dataset.schema)
     model: PinnedModel | None = None
     with _collected("model.path", problems):
@@ -139,6 +141,19 @@ def changed_versions(record: RunRecord) -> dict[str, tuple[str, str]]:
         for name, pinned in record.versions.items()
         if name in here and here[name] != pinned
     }
+
+
+def _check_plan_size(dataset: PromptDataset, job: JobSpec) -> None:
+    """Raises: `InputError` if a run cannot hold so many rows or shards."""
+    plan = Plan(limited([file.rows for file in dataset.files], job.prompts.limit), job.shards.rows)
+    for field, value, most in (
+        ("prompts.path", plan.rows, MAX_ROWS),
+        ("shards.rows", plan.shards, MAX_SHARDS),
+    ):
+        if value > most:
+            what = "rows" if field == "prompts.path" else "shards"
+            allowed, fix = f"at most {most} {what} a run", "use larger shards, or several jobs"
+            raise InputError.of(field, f"{value} {what}", allowed, fix)
 
 
 def _with(job: JobSpec, section: str, **values: str) -> JobSpec:

@@ -1,4 +1,4 @@
-"""The prompt dataset: finding its Parquet files, surveying them once, reading the rows of a shard.
+"""The prompt dataset: surveying its Parquet files once, reading the rows of a shard.
 
 Every file is copied to local scratch space and digested before it is read. What is rendered is
 therefore what was pinned, even when somebody writes to the dataset while the run goes on.
@@ -6,23 +6,22 @@ therefore what was pinned, even when somebody writes to the dataset while the ru
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import InputError, NotFound
+from render_farm.errors import InputError, NotFound, StopError
+from render_farm.job.discover import find_files
 from render_farm.job.plan import Shard
+from render_farm.job.schema import check_values_fit, conform, doubtful_columns, first_line, unify
 from render_farm.store.base import Store
 from render_farm.store.open import open_store
 
-_SUFFIXES = (".parquet", ".pq")
 _COPY_BYTES = 4 * 1024 * 1024
 
 
@@ -68,38 +67,13 @@ def survey(path: str) -> PromptDataset:
         raise InputError.of(
             "prompts.path", f"{path} (0 rows)", "a dataset with rows", "point it at the prompts"
         )
-    whole = _unify(path, schemas)
+    whole = unify(path, schemas)
     for key, schema in zip(keys, schemas, strict=True):
-        _check_values_fit(store, key, schema, whole)
+        if doubtful := doubtful_columns(schema, whole):
+            with tempfile.TemporaryFile(prefix="render-farm-") as copy:
+                _copy(store, key, copy)
+                check_values_fit(copy, f"{store.uri}/{key}", doubtful, whole)
     return PromptDataset(store.uri, tuple(files), whole)
-
-
-def find_files(path: str) -> tuple[str, list[str]]:
-    """The dataset's root and its files relative to it, sorted bytewise.
-
-    A single file has its folder as root. A folder is searched through; names that start with a
-    dot or an underscore are left out, as Hive, Spark and Arrow do, and a glob's wildcards do not
-    match them either. In a glob ``*``, ``?`` and ``[…]`` stay within a folder, ``**`` does not.
-
-    Raises: `InputError`.
-    """
-    single = _single_file(path)
-    if single is not None:
-        return single
-    root, pattern = _split(path)
-    keys = [info.key for info in open_store(root).list("") if _wanted(info.key, pattern)]
-    if not keys:
-        raise InputError.of(
-            "prompts.path",
-            path,
-            "a Parquet file, or a folder or glob with *.parquet files in it",
-            "check the path, and that the files can be listed with these credentials",
-        )
-    if strange := [key for key in keys if not _is_text(key)]:
-        raise InputError.of(
-            "prompts.path", f"{path}: {strange[0]!r}", "names of files in UTF-8", "rename the file"
-        )
-    return root, sorted(keys, key=lambda key: key.encode("utf-8"))
 
 
 class ShardReader:
@@ -142,88 +116,14 @@ class ShardReader:
             self.close()
             pinned = self._dataset.files[index]
             copy = tempfile.TemporaryFile(prefix="render-farm-")  # noqa: SIM115 - kept open
-            size, sha256 = _copy(open_store(self._dataset.root), pinned.path, copy)
-            if (size, sha256) != (pinned.size_bytes, pinned.sha256):
+            try:
+                _copy_pinned(open_store(self._dataset.root), pinned, copy)
+            except BaseException:
                 copy.close()
-                raise InputError.of(
-                    "prompts.path",
-                    f"{pinned.path}: {size} bytes, sha256 {sha256}",
-                    f"the file that was pinned: {pinned.size_bytes} bytes, sha256 {pinned.sha256}",
-                    "put the file back as it was, or start a new run at another output.uri",
-                )
+                raise
             self._file, self._copy = index, copy
         assert self._copy is not None
         return pq.ParquetFile(self._copy, page_checksum_verification=True)
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns and types of `schema`; columns it lacks are null."""
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.column_names
-        else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _single_file(path: str) -> tuple[str, list[str]] | None:
-    """Folder and name if the path is one object; Spark's folders are called ``x.parquet`` too."""
-    root, slash, name = path.rpartition("/")
-    if name in {"", ".", ".."} or root.endswith(":/"):
-        return None
-    root = (root or "/") if slash else "."
-    try:
-        open_store(root).head(name)
-    except NotFound:
-        return None
-    except ValueError as error:
-        raise InputError.of(
-            "prompts.path", path, "a path with / between its parts", "write / instead of \\"
-        ) from error
-    return root, [name]
-
-
-def _split(path: str) -> tuple[str, list[str] | None]:
-    """The folder to search and the pattern of paths in it, None for all Parquet files."""
-    wildcard = re.search(r"[*?\[]", path)
-    if not wildcard:
-        return path, None
-    root, slash, _ = path[: wildcard.start()].rpartition("/")
-    return (root or "/") if slash else ".", path[len(root) + len(slash) :].split("/")
-
-
-def _wanted(key: str, pattern: list[str] | None) -> bool:
-    names = key.split("/")
-    if pattern is not None:
-        return _matches(names, pattern)
-    return key.endswith(_SUFFIXES) and not any(_is_hidden(name) for name in names)
-
-
-def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a glob, part by part, is met by a path; ``**`` stands for any visible folders."""
-    if not pattern or not names:
-        return not pattern and not names
-    name, part = names[0], pattern[0]
-    if part == "**":
-        if _matches(names, pattern[1:] or ["*"]):
-            return True
-        return not _is_hidden(name) and _matches(names[1:], pattern)
-    if _is_hidden(name) and not part.startswith(name[0]):
-        return False
-    return fnmatch.fnmatchcase(name, part) and _matches(names[1:], pattern[1:])
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _copy(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
@@ -233,12 +133,28 @@ def _copy(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
             while block := source.read(_COPY_BYTES):
                 digest.update(block)
                 size += into.write(block)
+        into.flush()
     except NotFound as error:
         raise InputError.of(
             "prompts.path", f"{store.uri}/{key}", "a file that is there", "put the file back"
         ) from error
-    into.flush()
+    except OSError as error:
+        raise StopError(
+            f"{store.uri}/{key} could not be copied to {tempfile.gettempdir()} ({error})",
+            "Make room there, or set TMPDIR to a folder with room; then go on.",
+        ) from error
     return size, digest.hexdigest()
+
+
+def _copy_pinned(store: Store, pinned: PromptFile, into: BinaryIO) -> None:
+    size, sha256 = _copy(store, pinned.path, into)
+    if (size, sha256) != (pinned.size_bytes, pinned.sha256):
+        raise InputError.of(
+            "prompts.path",
+            f"{pinned.path}: {size} bytes, sha256 {sha256}",
+            f"the file that was pinned: {pinned.size_bytes} bytes, sha256 {pinned.sha256}",
+            "put the file back as it was, or start a new run at another output.uri",
+        )
 
 
 def _read_through(copy: BinaryIO, name: str) -> tuple[int, pa.Schema]:
@@ -251,7 +167,7 @@ def _read_through(copy: BinaryIO, name: str) -> tuple[int, pa.Schema]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError.of(
             "prompts.path",
-            f"{name} ({_first_line(error)})",
+            f"{name} ({first_line(error)})",
             "Parquet files that can be read from end to end",
             "write the file anew, or leave it out of the dataset",
         ) from error
@@ -276,83 +192,3 @@ def _read_through(copy: BinaryIO, name: str) -> tuple[int, pa.Schema]:
 def _row_groups(parquet: pq.ParquetFile) -> Iterator[Iterator[pa.RecordBatch]]:
     for index in range(parquet.num_row_groups):
         yield parquet.iter_batches(row_groups=[index])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _unify(path: str, schemas: list[pa.Schema]) -> pa.Schema:
-    """One schema for all files: as it is where they agree, else the widest plain types."""
-    bare = [schema.remove_metadata() for schema in schemas]
-    if all(schema.equals(bare[0]) for schema in bare):
-        return bare[0]
-    try:
-        return pa.unify_schemas([_plain(schema) for schema in bare], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise InputError.of(
-            "prompts.path",
-            f"{path} ({_first_line(error)})",
-            "files whose columns of one name have types that go together",
-            "rewrite the files with one schema",
-        ) from error
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Without encodings that do not change values: dictionaries and views."""
-    # A file that lacks a column has nulls there, whatever the others declare.
-    return pa.schema(
-        [field.with_type(_plain_type(field.type)).with_nullable(True) for field in schema]
-    )
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    return kind
-
-
-def _check_values_fit(store: Store, key: str, own: pa.Schema, whole: pa.Schema) -> None:
-    """Read a file again where the types of one schema for all may not hold its values."""
-    doubtful = [
-        field for field in own if not _always_fits(field.type, whole.field(field.name).type)
-    ]
-    if not doubtful:
-        return
-    with tempfile.TemporaryFile(prefix="render-farm-") as copy:
-        _copy(store, key, copy)
-        parquet = pq.ParquetFile(copy)
-        for field in doubtful:
-            kind = whole.field(field.name).type
-            try:
-                for batch in parquet.iter_batches(columns=[field.name]):
-                    _cast_exactly(batch.column(0), kind)
-            except pa.ArrowException as error:
-                raise InputError.of(
-                    "prompts.path",
-                    f"{store.uri}/{key} (column {field.name!r} as {kind}: {_first_line(error)})",
-                    "files whose values fit the types that hold all files",
-                    f"rewrite the files with one type for {field.name!r}",
-                ) from error
-
-
-def _always_fits(kind: pa.DataType, whole: pa.DataType) -> bool:
-    if pa.types.is_null(kind) or _plain_type(kind).equals(whole) or kind.equals(whole):
-        return True
-    if pa.types.is_integer(kind) and pa.types.is_integer(whole):
-        return whole.bit_width > kind.bit_width
-    return (pa.types.is_floating(kind) and pa.types.is_floating(whole)) or whole in {
-        pa.large_string(),
-        pa.large_binary(),
-    }
-
-
-def _cast_exactly(values: pa.Array[Any], kind: pa.DataType) -> None:
-    """Raises: `pa.ArrowException` where a value would not be the same."""
-    cast = values.cast(kind)
-    if pa.types.is_decimal(values.type) and not cast.cast(values.type).equals(values):
-        raise pa.ArrowInvalid("digits would be lost")

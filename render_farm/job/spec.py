@@ -25,7 +25,8 @@ RequestField = Literal[
 """The parameters of a request that a column of the dataset can give, row by row."""
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-MAX_SIDE_PX = 16384
+MAX_SIDE_PX = 8192
+MAX_GUIDANCE = 100
 
 
 class Section(BaseModel):
@@ -74,7 +75,9 @@ class DefaultsSpec(Section):
         default=512, ge=8, le=MAX_SIDE_PX, description=f"whole pixels, 8 to {MAX_SIDE_PX}"
     )
     steps: int = Field(default=50, ge=1, le=1000, description="a whole number, 1 to 1000")
-    guidance_scale: float = Field(default=7.5, ge=0, le=1000, description="a number, 0 to 1000")
+    guidance_scale: float = Field(
+        default=7.5, ge=0, le=MAX_GUIDANCE, description=f"a number, 0 to {MAX_GUIDANCE}"
+    )
     scheduler: NonEmpty = Field(
         default="model", description="model (the model's own) or the name of a scheduler"
     )

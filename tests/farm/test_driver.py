@@ -119,3 +119,8 @@ def test_workers_are_sized_by_what_the_cluster_has():
     assert size_workers(WorkersSpec(count=3), {"CPU": 16.0}).count == 3
     with pytest.raises(InputError, match=r"workers"):
         size_workers(WorkersSpec(gpus=1.0), {"CPU": 16.0})
+
+
+def test_an_address_without_a_cluster_is_wrong_input():
+    with pytest.raises(InputError, match="--address"):
+        connect("127.0.0.1:1", WorkersSpec())
