@@ -94,6 +94,9 @@ class Driver:
         scheduler = self._scheduler()
         try:
             self._loop(scheduler, lease)
+        except InputError as error:
+            lease.end(str(error))
+            raise
         finally:
             self._pool.close()
         if scheduler.given_up:
@@ -102,8 +105,8 @@ class Driver:
                 f"{count} shards used their attempts",
                 "status shows their errors; resume tries them again.",
             )
-        write_quarantine(self._store, self._record)
         write_manifest(self._store, self._record)
+        write_quarantine(self._store, self._record)
         stop = scheduler.stopped
         lease.end(stop.reason if stop else None)
         reason, fix = (stop.reason, stop.fix) if stop else (None, None)

@@ -1,0 +1,103 @@
+"""One batch shape for all workers of a kind; it only ever goes down."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from render_farm.ledger import keys
+from render_farm.ledger.shapes import adopt_shape, lower_shape
+from render_farm.store.memory import MemoryStore
+from tests.making.stores import FaultyStore, exists_by_own_write, fails, in_turn, loses_answer
+
+SIZE = (512, 768)
+DEVICE = "NVIDIA H100 80GB HBM3"
+
+
+def adopted(store, default: int = 99) -> int:
+    return adopt_shape(store, DEVICE, SIZE, default)
+
+
+def test_the_first_worker_settles_it_and_all_others_adopt_it() -> None:
+    store = MemoryStore()
+    assert adopted(store, 16) == 16
+    assert adopted(store, 32) == 16
+    assert [info.key for info in store.list()] == [
+        f"{keys.SHAPES}nvidia-h100-80gb-hbm3-512x768-1.json"
+    ]
+
+
+def test_workers_that_ask_at_once_adopt_the_same() -> None:
+    for _ in range(20):
+        store, barrier = MemoryStore(), Barrier(6)
+
+        def ask(number: int, store=store, barrier=barrier) -> int:
+            barrier.wait()
+            return adopted(store, number + 1)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len(set(pool.map(ask, range(6)))) == 1
+
+
+def test_sizes_and_devices_have_shapes_of_their_own() -> None:
+    store = MemoryStore()
+    adopted(store, 16)
+    assert adopt_shape(store, DEVICE, (768, 512), 8) == 8
+    assert adopt_shape(store, "NVIDIA A100", SIZE, 4) == 4
+    assert adopted(store) == 16
+
+
+def test_what_did_not_fit_is_halved_and_a_resume_starts_there() -> None:
+    store = MemoryStore()
+    adopted(store, 16)
+    assert lower_shape(store, DEVICE, SIZE, 16) == 8
+    assert lower_shape(store, DEVICE, SIZE, 8) == 4
+    assert adopted(store) == 4
+    assert len(list(store.list(keys.SHAPES))) == 3
+
+
+def test_workers_that_fail_at_one_shape_halve_it_once() -> None:
+    for _ in range(20):
+        store, barrier = MemoryStore(), Barrier(6)
+        adopted(store, 16)
+
+        def fail(number: int, store=store, barrier=barrier) -> int:
+            barrier.wait()
+            return lower_shape(store, DEVICE, SIZE, 16)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert set(pool.map(fail, range(6))) == {8}
+        assert adopted(store) == 8
+
+
+def test_a_worker_that_comes_late_takes_what_others_settled_below() -> None:
+    store = MemoryStore()
+    adopted(store, 16)
+    lower_shape(store, DEVICE, SIZE, 16)
+    lower_shape(store, DEVICE, SIZE, 8)
+    assert lower_shape(store, DEVICE, SIZE, 16) == 4
+
+
+def test_a_tenth_lowering_is_found_though_names_sort_otherwise() -> None:
+    store = MemoryStore()
+    adopted(store, 4096)
+    for exponent in range(11, 0, -1):
+        lower_shape(store, DEVICE, SIZE, 2 ** (exponent + 1))
+    assert len(list(store.list(keys.SHAPES))) == 12
+    assert adopted(store) == 2
+
+
+def test_a_batch_of_one_cannot_be_halved() -> None:
+    with pytest.raises(ValueError, match="a batch of one"):
+        lower_shape(MemoryStore(), DEVICE, SIZE, 1)
+
+
+@pytest.mark.parametrize("fault", [fails, loses_answer, exists_by_own_write])
+def test_a_lost_answer_leaves_no_worker_with_a_shape_of_its_own(fault) -> None:
+    store = FaultyStore(MemoryStore(), in_turn("create", keys.SHAPES, fault, None, fault))
+    assert adopted(store, 16) == 16
+    assert adopted(store.inner, 32) == 16
+    assert lower_shape(store, DEVICE, SIZE, 16) == 8
+    assert adopted(store.inner) == 8
