@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from render_farm.errors import (
     InputError,
@@ -45,6 +44,8 @@ def set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_FieldFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Ray announces at every start that token authentication is on.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("render_farm").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
@@ -83,12 +84,10 @@ class Report:
             out.print(text, markup=False)
 
     def table(self, rows: list[tuple[str, str]]) -> None:
-        """Two columns for people."""
-        if not self.as_json:
-            grid = Table.grid(padding=(0, 2))
-            for name, value in rows:
-                grid.add_row(f"[dim]{name}[/dim]", value)
-            out.print(grid)
+        """Two columns for people; values are never cut, so that they can be copied."""
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
+            self.say(f"{name:<{width}}  {value}")
 
 
 def problems_json(problems: tuple[Problem, ...]) -> str:

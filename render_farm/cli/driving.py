@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -59,7 +60,8 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
             fix = "Nothing is lost: see to the store, then resume."
             raise StopError(f"the store failed: {error}", fix) from error
     status = read_status(store, end.samples_rendered)
-    report.data = status.to_json() | {"reason": end.reason or status.reason, "fix": end.fix}
+    status = replace(status, rate=end.rows_per_s, reason=end.reason or status.reason)
+    report.data = status.to_json() | {"fix": end.fix}
     report.code = exit_code(status)
     show_status(report, status)
     if end.reason:

@@ -200,14 +200,13 @@ def show(
 
         store = open_store(run)
         report.data = show_row(store, read_record(store), row)
-        for name, value in report.data.items():
-            if name not in {"samples", "failures"}:
-                report.table([(name, str(value))])
+        listed = {"samples", "failures"}
+        report.table([(k, str(v)) for k, v in report.data.items() if k not in listed])
         for error in report.data.get("failures", ()):
             report.say(error)
         for line in report.data["samples"]:
             report.say("")
-            report.table([(k, str(v)) for k, v in line.items() if v is not None])
+            report.table([(key, str(value)) for key, value in line.items() if value is not None])
 
 
 def sample(

@@ -50,9 +50,13 @@ class DriveOptions:
 
 @dataclass(frozen=True, slots=True)
 class DriveEnd:
-    """How an invocation ended: `reason` and `fix` if it did so before the run was complete."""
+    """How an invocation ended: `reason` and `fix` if it did so before the run was complete.
+
+    `rows_per_s` is what it managed since its first worker was ready; None if it closed no shard.
+    """
 
     samples_rendered: int
+    rows_per_s: float | None
     reason: str | None
     fix: str | None
 
@@ -110,7 +114,8 @@ class Driver:
         stop = scheduler.stopped
         lease.end(stop.reason if stop else None)
         reason, fix = (stop.reason, stop.fix) if stop else (None, None)
-        return DriveEnd(self._progress.samples_rendered, reason, fix)
+        rate = self._progress.rows_per_s(time.monotonic())
+        return DriveEnd(self._progress.samples_rendered, rate, reason, fix)
 
     def _scheduler(self) -> Scheduler:
         """The scheduler of what the store says is open; a bit a shard is all that is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.cli.conftest import Ended
@@ -337,3 +339,22 @@ def test_json_is_alone_on_standard_output_whatever_libraries_print(farm: Farm, w
     ended = farm("submit", write_job(), "--local", "--json", "--verbose")
     assert len(ended.out.strip().splitlines()) == 1
     json.loads(ended.out)
+
+
+def test_a_detached_driver_goes_on_after_the_command_has_returned(
+    farm: Farm, write_job: WriteJob, tmp_path: Path
+):
+    command = ["submit", str(write_job()), "--local", "--detach", "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "render_farm", *command],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    told = json.loads(ended.stdout)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(told["pid"]).wait(timeout=120)
+    assert farm("status", tmp_path / "run", "--json").json["state"] == "complete"
+    log = Path(told["log"])
+    assert "12 done, of 12" in log.read_text()
+    log.unlink()
