@@ -145,6 +145,7 @@ class Attempt:
         for outcome in self.sampler.render(flight.feed(requests, batch), batch):
             yield outcome
             if self.stopping.is_set():
+                flight.landed()
                 raise Drained
 
     def _take(self, outcome: Rendered | Refused) -> None:

@@ -125,13 +125,12 @@ class Driver:
             closed[receipt.shard] = 1
             tally = tally.plus(receipt)
             self._progress = self._progress.closed_before(receipt)
-        logs = {}
+        logs, now = {}, self._store.now()
         for info in self._store.list(keys.ATTEMPTS):
             shard = int(info.key.removeprefix(keys.ATTEMPTS).removesuffix(".json"))
             if closed[shard]:
                 continue
-            left = read_attempts(self._store, shard)
-            logs[shard] = left.model_copy(update={"failed": False})
+            logs[shard] = read_attempts(self._store, shard).taken_up(now)
         open_shards: Iterator[int] = (index for index, done in enumerate(closed) if not done)
         limits = self._how.limits
         self._open = closed.count(0)
@@ -213,7 +212,7 @@ class Driver:
             error_type="worker_died",
             error=error[:2000],
             at=self._store.now(),
-            died=True,
+            end="process",
         )
         return scheduler.worker_lost(worker, record_failure(self._store, shard, failure))
 

@@ -6,7 +6,10 @@ about to render, so that when its process dies the next attempt knows whom to su
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -17,7 +20,11 @@ from render_farm.store.base import Store
 
 
 class Failure(LedgerModel):
-    """One attempt that did not end in a receipt. `in_flight` is what it was rendering."""
+    """One attempt that did not end in a receipt. `in_flight` is what it was rendering.
+
+    `end` is ``error`` if it was told, ``process`` if a driver saw its process die, ``unseen`` if
+    the driver was gone as well: that is mostly the driver's own end, and seldom a row's fault.
+    """
 
     attempt: str | None
     worker: str
@@ -25,7 +32,7 @@ class Failure(LedgerModel):
     error: str
     at: datetime
     in_flight: tuple[int, ...] = ()
-    died: bool = False
+    end: Literal["error", "process", "unseen"] = "error"
 
 
 class Current(LedgerModel):
@@ -45,27 +52,52 @@ class AttemptLog(LedgerModel):
     current: Current | None = None
     failed: bool = False
 
-    def deaths(self) -> list[frozenset[int]]:
-        """The rows in flight at each end of a process; a current attempt is taken to have ended."""
-        ended = [frozenset(f.in_flight) for f in self.failures if f.died and f.in_flight]
-        if self.current is not None and self.current.in_flight:
-            ended.append(frozenset(self.current.in_flight))
-        return ended
+    def taken_up(self, now: datetime) -> AttemptLog:
+        """As a new driver finds it: the attempt under way has ended and nobody saw how."""
+        if self.current is None:
+            return self.model_copy(update={"failed": False})
+        unseen = Failure(
+            attempt=self.current.attempt,
+            worker=self.current.worker,
+            error_type="unseen",
+            error="the driver ended before this attempt did",
+            at=now,
+            in_flight=self.current.in_flight,
+            end="unseen",
+        )
+        failures = (*self.failures, unseen)
+        return self.model_copy(update={"failed": False, "current": None, "failures": failures})
 
     def suspects(self) -> frozenset[int]:
-        """Rows that were in flight when a process died: to be rendered in batches of their own."""
-        return frozenset().union(*self.deaths())
+        """Rows that may end a process: to be rendered in batches of their own."""
+        return _suspects(self._deaths())
 
     def condemned(self) -> frozenset[int]:
-        """Rows that ended a process when alone, after they were in flight at an earlier end."""
-        deaths = self.deaths()
-        return frozenset(
-            row
-            for number, rows in enumerate(deaths)
+        """Rows that were alone in flight at the end of a process when they were suspects."""
+        deaths = self._deaths()
+        alone = (
+            rows & _suspects(deaths[:number])
+            for number, (rows, _) in enumerate(deaths)
             if len(rows) == 1
-            for row in rows
-            if any(row in earlier for earlier in deaths[:number])
         )
+        return frozenset().union(*alone)
+
+    def _deaths(self) -> list[_Death]:
+        return [
+            (frozenset(failure.in_flight), failure.end == "process")
+            for failure in self.failures
+            if failure.end != "error"
+        ]
+
+
+_Death = tuple[frozenset[int], bool]
+
+
+def _suspects(deaths: Sequence[_Death]) -> frozenset[int]:
+    """In flight at a death that was seen, or at two ends of any kind."""
+    ends = Counter(row for rows, _ in deaths for row in rows)
+    seen = frozenset().union(*(rows for rows, was_seen in deaths if was_seen))
+    return seen | {row for row, count in ends.items() if count > 1}
 
 
 def read_attempts(store: Store, shard: int) -> AttemptLog:
@@ -85,7 +117,7 @@ def record_failure(store: Store, shard: int, failure: Failure) -> AttemptLog:
     """Add a failure to a shard's log, with the rows that the attempt had noted as in flight."""
     log = read_attempts(store, shard)
     current = log.current
-    if current is not None and failure.died:
+    if current is not None and failure.end == "process":
         failure = failure.model_copy(
             update={"attempt": current.attempt, "in_flight": current.in_flight}
         )

@@ -48,7 +48,7 @@ def log(shard: int, *in_flight: int, died: bool = False, times: int = 1) -> Atte
         error="x",
         at=datetime(2026, 1, 1, tzinfo=UTC),
         in_flight=in_flight,
-        died=died,
+        end="process" if died else "error",
     )
     return AttemptLog(shard=shard, failures=(failure,) * times)
 

@@ -154,7 +154,13 @@ def test_rows_in_flight_are_noted_while_they_are_rendered(make_run: Callable[...
 def died(*in_flight: int) -> Failure:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return Failure(
-        attempt="a", worker="w", error_type="e", error="x", at=at, in_flight=in_flight, died=True
+        attempt="a",
+        worker="w",
+        error_type="e",
+        error="x",
+        at=at,
+        in_flight=in_flight,
+        end="process",
     )
 
 
