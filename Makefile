@@ -63,7 +63,7 @@ fmt: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 figures: $(READY) ## Measure the figures of jobs/scenes/README.md anew
-	$(BIN)/python -m jobs.scenes.evaluate --model jobs/scenes/model --prompts 500
+	$(BIN)/python -m jobs.scenes.evaluate --model jobs/scenes/model --prompts 500 --vae-ceiling
 
 clean: ## Remove what make made, but for the environment
 	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

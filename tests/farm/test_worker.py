@@ -238,6 +238,9 @@ def test_a_worker_that_is_asked_to_stop_gives_its_shard_back(make_run: Callable[
         answer = worker.run(Assignment(0, AttemptLog(shard=0), Tally()))
     assert answer == ShardGivenBack(0)
     assert read_receipt(run.store, 0) is None
+    left = read_attempts(run.store, 0).current
+    assert left is not None
+    assert left.in_flight == ()  # nobody is to be suspected of having ended anything
 
 
 def test_a_worker_that_lost_its_shard_withdraws_its_own_objects_only(
