@@ -181,11 +181,14 @@ class Driver:
         self._progress = self._progress.with_workers(len(ready), time.monotonic())
 
     def _refused(self, scheduler: Scheduler, worker: str, error: Exception) -> list[Decision]:
+        """A worker that cannot start: the user's to mend, and after the first shard a stop."""
+        if not isinstance(error, InputError | ModelError | StoreError):
+            return self._lost(scheduler, worker, str(error))
+        if self._progress.decided_here:
+            return scheduler.stop(f"{worker} cannot start: {error}", "Then resume.")
         if isinstance(error, ModelError):
             raise InputError((error.problem,)) from error
-        if isinstance(error, InputError | StoreError):
-            raise error
-        return self._lost(scheduler, worker, str(error))
+        raise error
 
     def _answered(self, scheduler: Scheduler, worker: str, answer: Answer) -> list[Decision]:
         self._in_hand.pop(worker, None)

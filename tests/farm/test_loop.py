@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ import pytest
 from render_farm.engine.sampler import Sampler
 from render_farm.errors import InputError, ModelError
 from render_farm.farm import loop
-from render_farm.farm.pool import LocalPool
+from render_farm.farm.messages import WorkerOptions
+from render_farm.farm.pool import Answered, LocalPool, PoolEvent, Refusal
 from render_farm.farm.progress import Progress
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
@@ -214,3 +216,37 @@ def test_every_container_and_format_comes_back_whole(
     run.drive()
     assert verify_run(run.store, run.record).ok
     assert len(pictures(run)) == 20
+
+
+class OneStartsAndOneCannot:
+    """A pool whose second worker cannot start, and says so after the first has closed a shard."""
+
+    def __init__(self) -> None:
+        self._inner = cued()
+        self._held: list[PoolEvent] = []
+
+    def start(self, options: WorkerOptions) -> None:
+        if options.worker.endswith("-1"):
+            self._inner.start(options)
+        else:
+            error = ModelError("model.path", "x", "a model", "mount it on this node")
+            self._held.append(Refusal(options.worker, error))
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        events = self._inner.poll(timeout_s)
+        if any(isinstance(event, Answered) for event in events):
+            events, self._held = events + self._held, []
+        return events
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_a_node_without_the_model_stops_a_run_that_has_begun(make_run: Callable[..., Run]):
+    run = make_run(rows=200)
+    end = run.driver(OneStartsAndOneCannot(), workers=2).drive()
+    assert end.reason is not None
+    assert "cannot start" in end.reason
+    status = read_status(run.store)
+    assert status.state == "stopped"
+    assert status.rows["done"] > 0
