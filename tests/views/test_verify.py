@@ -21,7 +21,8 @@ from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.receipt import DataObject, Receipt, read_receipt
 from render_farm.ledger.record import RunRecord
 from render_farm.store.base import Store
-from render_farm.views.verify import Findings, Verdict, verify_run
+from render_farm.views.shard_check import Findings
+from render_farm.views.verify import Verdict, verify_run
 from tests.making.stores import FaultyStore, drive_on, render_on
 from tests.views.conftest import POISONED, ROWS, Made
 
