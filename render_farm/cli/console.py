@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from render_farm.errors import (
     InputError,
@@ -21,7 +23,18 @@ from render_farm.errors import (
     StoreError,
 )
 
+if TYPE_CHECKING:
+    from render_farm.job.spec import JobSpec
+
 OK, UNEXPECTED, BAD_INPUT, QUARANTINED, STOPPED = 0, 1, 2, 3, 4
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Set where the user has not: no usage reports, no advice about libraries that are not ours."""
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -41,6 +54,8 @@ class _FieldFormatter(logging.Formatter):
 
 def set_up_logging(verbose: bool) -> None:
     """Our own log to standard error; of others only warnings."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     handler = logging.StreamHandler()
     handler.setFormatter(_FieldFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -62,10 +77,15 @@ def reporting(as_json: bool) -> Iterator[Report]:
             yield report
         except RenderFarmError as error:
             code = _show_error(error, as_json, write)
+        except Exception as error:  # noqa: BLE001 - the edge of the program: a script needs its JSON
+            err.print_exception()
+            code = UNEXPECTED
+            if as_json:
+                write(problems_json((_unexpected(error),)))
         else:
             code = report.code
             if as_json:
-                write(json.dumps(report.data, default=str))
+                write(json.dumps(report.data, default=str, allow_nan=False))
     if code:
         raise SystemExit(code)
 
@@ -90,6 +110,25 @@ class Report:
             self.say(f"{name:<{width}}  {value}")
 
 
+def lasting(job: JobSpec) -> JobSpec:
+    """The job, if what it reads and writes outlives this process. Raises: `InputError`."""
+    for field, uri in (("prompts.path", job.prompts.path), ("output.uri", job.output.uri)):
+        if uri.lower().startswith("memory:"):
+            allowed = "an s3:// prefix or a local path"
+            raise InputError.of(field, uri, allowed, "memory ends with the command: name a place")
+    return job
+
+
+def write_file(option: str, path: Path, data: bytes) -> None:
+    """Write a file that the user asked for. Raises: `InputError` if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        allowed = "a file that can be written"
+        raise InputError.of(option, f"{path} ({error})", allowed, "name another file") from error
+
+
 def problems_json(problems: tuple[Problem, ...]) -> str:
     """The design's form of errors."""
     errors = [
@@ -103,10 +142,10 @@ def _show_error(error: RenderFarmError, as_json: bool, write: Any) -> int:
     if as_json:
         write(problems_json(problems))
     for problem in problems:
-        err.print(f"[bold red]{_escaped(problem.field)}[/]: {_escaped(problem.value)}")
+        err.print(f"[bold red]{escape(problem.field)}[/]: {escape(problem.value)}")
         if problem.allowed:
-            err.print(f"  [dim]allowed:[/] {_escaped(problem.allowed)}")
-        err.print(f"  [dim]fix:[/]     {_escaped(problem.fix)}")
+            err.print(f"  [dim]allowed:[/] {escape(problem.allowed)}")
+        err.print(f"  [dim]fix:[/]     {escape(problem.fix)}")
     return code
 
 
@@ -120,13 +159,11 @@ def _problems_of(error: RenderFarmError) -> tuple[tuple[Problem, ...], int]:
     if isinstance(error, StoreError):
         fix = "check the URI, the credentials (AWS_PROFILE, …) and AWS_ENDPOINT_URL_S3"
         return (Problem("store", str(error), "a store that can be reached", fix),), BAD_INPUT
-    return (Problem(type(error).__name__, str(error), "", "see the log"),), UNEXPECTED
+    return (_unexpected(error),), UNEXPECTED
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _unexpected(error: Exception) -> Problem:
+    return Problem(type(error).__name__, str(error), "", "see standard error, and tell us")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-"""Set where the user has not: no usage reports, no advice about libraries that are not ours."""
-
 
 def model_cache() -> str:
     """Where models fetched from a store are kept on this machine."""
@@ -51,8 +44,6 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     from render_farm.farm.session import drive_run
     from render_farm.views.status import read_status
 
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     with _shown_progress() as on_progress, _interruptible() as on_driver:
         try:
             end = drive_run(store, record, where, free, on_driver, on_progress)
@@ -65,7 +56,7 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     report.code = exit_code(status)
     show_status(report, status)
     if end.reason:
-        err.print(f"[bold yellow]stopped[/]: {end.reason}. {end.fix or ''}", markup=True)
+        err.print(f"[bold yellow]stopped[/]: {escape(f'{end.reason}. {end.fix}')}")
 
 
 def exit_code(status: Status) -> int:

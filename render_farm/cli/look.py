@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from render_farm.cli import arguments as args
-from render_farm.cli.console import STOPPED, UNEXPECTED, reporting, set_up_logging
+from render_farm.cli.console import (
+    STOPPED,
+    UNEXPECTED,
+    lasting,
+    reporting,
+    set_up_logging,
+    write_file,
+)
 from render_farm.cli.driving import model_cache, show_status
 
 
@@ -30,7 +37,7 @@ def validate(
         from render_farm.farm.prepare import check_output, prepare
         from render_farm.job.load import load_job
 
-        prepared = prepare(load_job(job, overrides or ()), model_cache())
+        prepared = prepare(lasting(load_job(job, overrides or ())), model_cache())
         known = check_output(prepared)
         carried = [
             name for name in prepared.dataset.schema.names if name not in prepared.columns.values()
@@ -63,7 +70,7 @@ def plan(
         int, typer.Option(min=0, max=10_000, help="Render N samples here and extrapolate.")
     ] = 0,
     hourly_cost: Annotated[
-        float, typer.Option(min=0, help="What one worker costs an hour, for --probe.")
+        float, typer.Option(min=0, max=1e6, help="What one worker costs an hour, for --probe.")
     ] = 0.0,
     overrides: args.Set = None,
     as_json: args.Json = False,
@@ -155,7 +162,7 @@ def verify(
         replays = []
         if replay:
             replays = replay_samples(store, record, replay, build_here(record, model_cache()))
-        mismatches = [result for result in replays if not result.same]
+        mismatches = [result for result in replays if result.mismatch]
         report.data = verdict.to_json() | {
             "replayed": len(replays),
             "replay_mismatches": len(mismatches),
@@ -177,10 +184,13 @@ def verify(
         )
         for problem in verdict.findings.problems:
             report.say(problem)
-        for result in mismatches:
-            report.say(f"replay of {result.key} differs: PSNR {result.psnr_db:.1f} dB")
+        for result in replays:
+            if not result.same:
+                where = "" if result.comparable else ", rendered on another device model"
+                report.say(f"replay of {result.key}: PSNR {result.psnr_db:.1f} dB{where}")
         if replays:
-            report.say(f"{len(replays) - len(mismatches)} of {len(replays)} replays identical")
+            same = sum(result.same for result in replays)
+            report.say(f"{same} of {len(replays)} replays identical")
         verdicts = {0: "whole", UNEXPECTED: "NOT whole", STOPPED: "whole so far, not complete"}
         report.say(verdicts[report.code])
 
@@ -225,7 +235,6 @@ def sample(
 
         store = open_store(run)
         sheet = make_sheet(store, read_record(store), count)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(sheet.png)
+        write_file("--out", out, sheet.png)
         report.data = {"run": store.uri, "sheet": str(out), "samples": sheet.samples}
         report.say(f"{out}: {sheet.samples} samples")

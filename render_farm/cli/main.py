@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from render_farm import __version__
 from render_farm.cli import change, look, render
@@ -55,7 +56,9 @@ def main() -> None:
         problem = Problem("arguments", error.format_message(), "as --help shows", fix)
         if "--json" in sys.argv:
             typer.echo(problems_json((problem,)))
-        err.print(f"[bold red]arguments[/]: {error.format_message()}\n  [dim]fix:[/]     {fix}")
+        err.print(
+            f"[bold red]arguments[/]: {escape(error.format_message())}\n  [dim]fix:[/]     {fix}"
+        )
         raise SystemExit(BAD_INPUT) from None
     except typer.Abort:
         raise SystemExit(4) from None

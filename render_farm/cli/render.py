@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli import arguments as args
-from render_farm.cli.console import Report, err, reporting, set_up_logging
+from render_farm.cli.console import Report, err, lasting, reporting, set_up_logging
 from render_farm.cli.driving import drive, model_cache
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def submit(
         from render_farm.farm.session import free_keys
         from render_farm.job.load import load_job
 
-        spec = load_job(job, overrides or ())
+        spec = lasting(load_job(job, overrides or ()))
         store, record = open_run(prepare(spec, model_cache()), allow_no_cas=allow_no_cas)
         _warn_of_versions(record, strict=strict_versions)
         if detach:
-            _detach(record, free_keys(spec), address, local, report)
+            _detach(store.uri, record, free_keys(spec), address, local, report)
             return
         drive(store, record, _where(local, address), free_keys(spec), report)
 
@@ -78,7 +78,7 @@ def resume(
         free = free_keys(record.job, tuple(overrides or ()))
         _warn_of_versions(record, strict=strict_versions)
         if detach:
-            _detach(record, free, address, local, report)
+            _detach(store.uri, record, free, address, local, report)
             return
         drive(store, record, _where(local, address), free, report)
 
@@ -135,10 +135,9 @@ def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:
 
 
 def _detach(
-    record: RunRecord, free: FreeKeys, address: str | None, local: bool, report: Report
+    run: str, record: RunRecord, free: FreeKeys, address: str | None, local: bool, report: Report
 ) -> None:
     """Start `resume` in a process of its own that outlives this one, with its log in a file."""
-    run = record.job.output.uri
     log = Path(tempfile.gettempdir()) / f"render-farm-{record.token[:12]}.log"
     command = [sys.executable, "-m", "render_farm", "resume", run]
     command += ["--local"] if local else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from render_farm.engine.sampler import Refused, Rendered, Sampler
-from render_farm.errors import OutOfMemory, RowError
+from render_farm.errors import OutOfMemory, RowError, StoreError
 from render_farm.farm.in_flight import InFlight
 from render_farm.farm.records import Scribe
 from render_farm.job.plan import Shard
@@ -27,6 +28,8 @@ from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.shard_files import ShardWriter, Tally
 from render_farm.store.base import Store
 
+log = logging.getLogger(__name__)
+
 
 class Drained(Exception):
     """The attempt ends because its worker was asked to stop."""
@@ -36,11 +39,13 @@ class Drained(Exception):
 class Attempt:
     """Renders the rows of `shard` into files below `scratch`.
 
-    `log` is what earlier attempts left: rows it suspects of ending a process are rendered first,
-    each in a batch of its own; rows that did it twice are quarantined.
+    `slot` is the worker's name with the driver. `log` is what earlier attempts left: rows it
+    suspects of ending a process are rendered first, each in a batch of its own; rows that did it
+    twice are quarantined.
     """
 
     identity: str
+    slot: str
     scribe: Scribe
     store: Store
     sampler: Sampler
@@ -50,6 +55,7 @@ class Attempt:
     stopping: threading.Event
     samples_rendered: int = 0
     _writer: ShardWriter = field(init=False)
+    _outstanding: int = field(init=False, default=0)
     _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def render(self, table: pa.Table) -> list[OutputFile]:
@@ -57,7 +63,6 @@ class Attempt:
 
         Raises:
             Drained: the worker was asked to stop.
-            OutOfMemory: not even a batch of one fits.
             DeviceLost: the process must end.
         """
         job = self.scribe.run.job
@@ -104,6 +109,7 @@ class Attempt:
 
     def _render_all(self, requests: list[RenderRequest]) -> None:
         flight = InFlight(self._note, time.monotonic)
+        self._outstanding = len(requests)
         suspects = self.log.suspects()
         alone = [request for request in requests if request.row in suspects]
         others = [request for request in requests if request.row not in suspects]
@@ -129,11 +135,14 @@ class Attempt:
                     self._take(outcome)
                     del left[outcome.request.key]
                     flight.answered(outcome.request)
-            except OutOfMemory:
+            except OutOfMemory as error:
                 if batch == 1:
-                    raise
+                    # The row is too large for the device; another attempt would fare no better.
+                    request = left.pop(flight.oldest())
+                    self._take(Refused(request, "out_of_memory", error.message))
+                else:
+                    batch = lower_shape(self.store, device, size, batch)
                 flight.forget()
-                batch = lower_shape(self.store, device, size, batch)
 
     def _first_batch(self, size: tuple[int, int]) -> int:
         chosen = self.scribe.run.job.workers.batch_size
@@ -144,12 +153,13 @@ class Attempt:
     ) -> Iterator[Rendered | Refused]:
         for outcome in self.sampler.render(flight.feed(requests, batch), batch):
             yield outcome
-            if self.stopping.is_set():
+            if self.stopping.is_set() and self._outstanding:
                 flight.landed()
                 raise Drained
 
     def _take(self, outcome: Rendered | Refused) -> None:
         now = datetime.now(UTC)
+        self._outstanding -= 1
         if isinstance(outcome, Refused):
             self._writer.reject(self.scribe.refused(outcome, now))
             return
@@ -159,14 +169,20 @@ class Attempt:
         self.samples_rendered += 1
 
     def _note(self, rows: tuple[int, ...]) -> None:
-        """Tell the next attempt, should there be one, what this one is rendering."""
+        """Tell the next attempt, should there be one, what this one is rendering.
+
+        Advisory: a store that does not take the note stops nothing.
+        """
         current = Current(
             attempt=self.identity,
-            worker=self.scribe.worker,
+            worker=self.slot,
             started_at=self._started_at,
             in_flight=rows,
         )
-        write_attempts(self.store, self.log.model_copy(update={"current": current}))
+        try:
+            write_attempts(self.store, self.log.model_copy(update={"current": current}))
+        except StoreError as error:
+            log.warning("rows in flight not noted", extra={"error": str(error)})
 
 
 def _size(request: RenderRequest) -> tuple[int, int]:

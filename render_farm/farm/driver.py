@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,7 +125,7 @@ class RayPool:
         except RayTaskError as error:
             lost = Lost(worker, str(error.cause or error))
         except RayError as error:
-            lost = Lost(worker, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            lost = Lost(worker, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         else:
             if kind == "run":
                 return Answered(worker, result)
@@ -165,12 +165,12 @@ def connect(address: str | None, workers: WorkersSpec) -> Resources:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from error
-    return size_workers(workers, _cluster_resources())
+    return size_workers(workers, _nodes(), growing=address is not None)
 
 
-def _cluster_resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+def _nodes() -> list[Mapping[str, float]]:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _check_reachable(address: str) -> None:
@@ -179,14 +179,14 @@ def _check_reachable(address: str) -> None:
     if host and port.isdecimal():
         try:
             socket.create_connection((host, int(port)), timeout=REACH_S).close()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _no_cluster(address, error) from error
 
 
 def _no_cluster(address: str, error: Exception) -> InputError:
     return InputError.of(
         "--address",
-        f"{address} ({str(error).splitlines()[0]})",
+        f"{address} ({str(error).partition(chr(10))[0]})",
         "the address of a running Ray cluster, or auto",
         "start one with ray start --head, or leave --address out; where the cluster asks for a "
         "token, set RAY_AUTH_MODE=token",
@@ -198,34 +198,43 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def size_workers(workers: WorkersSpec, cluster: dict[str, float]) -> Resources:
-    """How many workers there are and what each reserves.
+def size_workers(
+    workers: WorkersSpec, nodes: Sequence[Mapping[str, float]], *, growing: bool
+) -> Resources:
+    """How many workers there are and what each reserves of one of `nodes`.
 
     `gpus: auto` is one where the cluster has any and none elsewhere; `count: auto` is as many as
-    fit.
+    fit now. A `growing` cluster may have fewer nodes yet than the job asks for.
 
     Raises:
-        InputError: not even one fits.
+        InputError: not even one fits, and none is to be waited for.
     """
-    cpus, gpus_there = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    gpus_there = sum(node.get("GPU", 0.0) for node in nodes)
     gpus = (1.0 if gpus_there else 0.0) if workers.gpus == "auto" else workers.gpus
-    fitting = int(cpus // workers.cpus)
-    if gpus:
-        fitting = min(fitting, int(gpus_there // gpus))
-    if fitting < 1:
+    fitting = sum(_fitting(node, workers.cpus, gpus) for node in nodes)
+    count = fitting if workers.count == "auto" else workers.count
+    if fitting < 1 and not (growing and count):
+        largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
         raise InputError.of(
             "workers",
             f"cpus: {workers.cpus}, gpus: {gpus:g} a worker",
-            f"what one node of the cluster can give: {cpus:g} CPUs, {gpus_there:g} GPUs in all",
+            f"what one node can give: at most {largest:g} CPUs; {gpus_there:g} GPUs in all",
             "lower workers.cpus or workers.gpus, or add nodes",
         )
-    count = fitting if workers.count == "auto" else workers.count
     if count > fitting:
         log.warning(
             "fewer workers fit than asked for; the others wait for nodes",
             extra={"asked": count, "fitting": fitting},
         )
     return Resources(count=count, cpus=workers.cpus, gpus=gpus)
+
+
+def _fitting(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Workers that one node holds. Ray counts in ten-thousandths, and floats would lose one."""
+    fitting = int(node.get("CPU", 0.0) // cpus)
+    if gpus:
+        fitting = min(fitting, round(node.get("GPU", 0.0) * 10_000) // round(gpus * 10_000))
+    return fitting
 
 
 def _load(builder: str) -> Callable[..., Any]:

@@ -40,6 +40,10 @@ class InFlight:
         del self._open[request.key]
         self._answered += 1
 
+    def oldest(self) -> str:
+        """The key of the request that was taken first of those not answered."""
+        return next(iter(self._open))
+
     def forget(self) -> None:
         """What was taken and not answered is not being rendered any more."""
         self._open.clear()

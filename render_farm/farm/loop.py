@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from render_farm.errors import InputError, ModelError, StoreError
+from render_farm.errors import InputError, ModelError, StopError, StoreError
 from render_farm.farm.messages import (
     Answer,
     RunHalted,
@@ -95,12 +95,20 @@ class Driver:
             AccessDenied, Unavailable: the store failed the driver itself.
         """
         lease = Lease.take(self._store, self._how.driver)
-        scheduler = self._scheduler()
         try:
-            self._loop(scheduler, lease)
+            stop = self._drive(lease)
         except InputError as error:
             lease.end(str(error))
             raise
+        lease.end(stop.reason if stop else None)
+        reason, fix = (stop.reason, stop.fix) if stop else (None, None)
+        rate = self._progress.rows_per_s(time.monotonic())
+        return DriveEnd(self._progress.samples_rendered, rate, reason, fix)
+
+    def _drive(self, lease: Lease) -> Stop | None:
+        scheduler = self._scheduler()
+        try:
+            self._loop(scheduler, lease)
         finally:
             self._pool.close()
         if scheduler.given_up:
@@ -110,31 +118,40 @@ class Driver:
                 "status shows their errors; resume tries them again.",
             )
         write_manifest(self._store, self._record)
-        write_quarantine(self._store, self._record)
-        stop = scheduler.stopped
-        lease.end(stop.reason if stop else None)
-        reason, fix = (stop.reason, stop.fix) if stop else (None, None)
-        rate = self._progress.rows_per_s(time.monotonic())
-        return DriveEnd(self._progress.samples_rendered, rate, reason, fix)
+        self._write_quarantine()
+        return scheduler.stopped
+
+    def _write_quarantine(self) -> None:
+        """The file is for convenience; a run does not end otherwise because it cannot be made."""
+        try:
+            write_quarantine(self._store, self._record)
+        except (InputError, StopError) as error:
+            log.warning("no quarantine.parquet", extra={"error": str(error)})
 
     def _scheduler(self) -> Scheduler:
         """The scheduler of what the store says is open; a bit a shard is all that is kept."""
         closed = bytearray(self._record.plan.shards)
         tally = Tally()
-        for receipt in iter_receipts(self._store):
+        for receipt in iter_receipts(self._store, len(closed)):
             closed[receipt.shard] = 1
             tally = tally.plus(receipt)
             self._progress = self._progress.closed_before(receipt)
         logs, now = {}, self._store.now()
         for info in self._store.list(keys.ATTEMPTS):
-            shard = int(info.key.removeprefix(keys.ATTEMPTS).removesuffix(".json"))
-            if closed[shard]:
-                continue
-            logs[shard] = read_attempts(self._store, shard).taken_up(now)
+            shard = keys.shard_of(info.key)
+            if shard is not None and shard < len(closed) and not closed[shard]:
+                logs[shard] = read_attempts(self._store, shard).taken_up(now)
         open_shards: Iterator[int] = (index for index, done in enumerate(closed) if not done)
         limits = self._how.limits
         self._open = closed.count(0)
-        return Scheduler(open_shards, logs, tally, limits.attempts, limits.max_quarantined)
+        return Scheduler(
+            open_shards,
+            logs,
+            tally,
+            attempts=limits.attempts,
+            max_quarantined=limits.max_quarantined,
+            workers=self._how.workers,
+        )
 
     def _loop(self, scheduler: Scheduler, lease: Lease) -> None:
         self._carry_out(scheduler, scheduler.start())

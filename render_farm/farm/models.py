@@ -14,6 +14,7 @@ from render_farm.errors import InputError, ModelError
 from render_farm.farm.messages import WorkerOptions
 from render_farm.ledger.record import PinnedModel, RunRecord
 from render_farm.store.fetch import fetch_folder
+from render_farm.store.open import expanded
 
 REHEARSAL = "rehearsal"
 
@@ -39,7 +40,7 @@ def locate_model(path: str, revision: str | None, cache: str) -> LocatedModel:
     """
     if "://" in path:
         return LocatedModel(path, None, str(_fetch(path, cache)))
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.is_dir() or not is_hub_id(path):
         folder = folder.absolute()
         return LocatedModel(str(folder), None, str(folder))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from render_farm.errors import DeviceLost, RenderFarmError
+from render_farm.errors import RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
 
@@ -127,7 +127,7 @@ class LocalPool:
     def _run(self, worker: str, assignment: Assignment) -> None:
         try:
             answer = self._workers[worker].run(assignment)
-        except DeviceLost as error:
-            self._events.put(Lost(worker, str(error)))
+        except Exception as error:  # noqa: BLE001 - a thread's errors would be lost
+            self._events.put(Lost(worker, f"{type(error).__name__}: {error}"))
         else:
             self._events.put(Answered(worker, answer))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from render_farm import __version__
 from render_farm.engine.folder import check_folder, model_digest
 from render_farm.engine.preflight import check_defaults
 from render_farm.errors import InputError, ModelError, Problem, StoreError
 from render_farm.farm.models import REHEARSAL, locate_model
+from render_farm.job.discover import would_find
 from render_farm.job.plan import MAX_ROWS, MAX_SHARDS, Plan, limited
 from render_farm.job.prompts import PromptDataset, survey
 from render_farm.job.resolve import map_columns
@@ -31,7 +32,7 @@ from render_farm.ledger.record import (
     read_record,
 )
 from render_farm.store.base import Store, exists
-from render_farm.store.open import open_store
+from render_farm.store.open import expanded, open_store
 from render_farm.store.probe import probe_atomic_create
 
 PINNED_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
@@ -68,6 +69,15 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
     model: PinnedModel | None = None
     with _collected("model.path", problems):
         model = _prepare_model(job, model_cache)
+    if dataset is not None and would_find(job.prompts.path, job.output.uri):
+        problems.append(
+            Problem(
+                "output.uri",
+                f"{job.output.uri}, which prompts.path {job.prompts.path} searches through",
+                "a place outside the dataset: the result holds Parquet files too",
+                "choose another output.uri, or name the files of the dataset",
+            )
+        )
     if problems or dataset is None or model is None:
         raise InputError(tuple(problems))
     job = _with(job, "prompts", path=_absolute(job.prompts.path))
@@ -162,7 +172,7 @@ def _with(job: JobSpec, section: str, **values: str) -> JobSpec:
 
 def _absolute(path: str) -> str:
     """A path that means the same from any working directory."""
-    return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
+    return path.rstrip("/") if "://" in path else os.path.normpath(expanded(path).absolute())
 
 
 def _prepare_model(job: JobSpec, cache: str) -> PinnedModel:

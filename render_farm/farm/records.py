@@ -53,7 +53,8 @@ class Scribe:
     def unresolved(self, row: Row, error: RowError, now: datetime) -> SampleRecord:
         """A row whose values cannot be used; they are recorded as far as columns can hold them."""
         mapping: dict[RequestField, str] = self.run.prompts.request_columns()
-        given = {field: row.columns[column] for field, column in mapping.items()}
+        values = {field: row.columns[column] for field, column in mapping.items()}
+        given = {k: None if isinstance(v, Exception) else v for k, v in values.items()}
         if given.get("id") is not None:
             given["id"] = str(given["id"])
         return SampleRecord(

@@ -9,9 +9,8 @@ from typing import get_args
 from render_farm.errors import InputError
 from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
 from render_farm.ledger import keys
-from render_farm.ledger.manifest import sum_receipts
 from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
-from render_farm.ledger.receipt import iter_receipts
+from render_farm.ledger.receipt import closed_shards, iter_receipts
 from render_farm.ledger.record import RunRecord, read_record
 from render_farm.store.base import Store, exists
 from render_farm.store.open import open_store
@@ -48,11 +47,16 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
     children = child_runs(store)
     if children:
         newest = read_record(children[-1])
-        if sum_receipts(iter_receipts(children[-1])).shards < newest.plan.shards:
+        if len(list(closed_shards(children[-1], newest.plan.shards))) < newest.plan.shards:
             return Child(children[-1].uri, newest.job, newest.plan.rows)
     done = {row for child in children for row in done_origins(child)}
     folder = keys.retry(len(children) + 1)
-    rows = write_rows(store, record, f"{folder}/prompts.parquet", _chosen(store, done, cancelled))
+    rows = write_rows(
+        store,
+        record,
+        f"{folder}/prompts.parquet",
+        _chosen(store, record.plan.shards, done, cancelled),
+    )
     uri = f"{store.uri.rstrip('/')}/{folder}"
     if not rows:
         what = "quarantined or cancelled" if cancelled else "quarantined"
@@ -65,8 +69,10 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
     return Child(uri, _child_job(record, uri, len(children) + 1), rows)
 
 
-def _chosen(store: Store, done: set[int], cancelled: bool) -> Iterator[tuple[int, Errors]]:
-    for receipt in iter_receipts(store):
+def _chosen(
+    store: Store, shards: int, done: set[int], cancelled: bool
+) -> Iterator[tuple[int, Errors]]:
+    for receipt in iter_receipts(store, shards):
         errors: dict[int, tuple[str, str]] = {}
         if receipt.counts.quarantined:
             errors.update(read_rejected(store, receipt))
@@ -87,6 +93,8 @@ def _child_job(record: RunRecord, uri: str, number: int) -> JobSpec:
         update={
             "name": f"{job.name} retry {number}"[-200:],
             "prompts": PromptsSpec(path=f"{uri}/prompts.parquet", columns=columns),
+            # Every row of a child has failed before: that they fail again is no reason to stop.
+            "limits": job.limits.model_copy(update={"max_quarantined": 1.0}),
             "output": OutputSpec(**{**job.output.model_dump(), "uri": uri}),
         }
     )

@@ -19,6 +19,8 @@ MIN_ROWS_FOR_FRACTION = 200
 MIN_QUARANTINED_FOR_FRACTION = 20
 MIN_ROWS_ALL_FAILED = 8
 LOSSES_PER_WORKER = 3
+FAILURES_BEFORE_REPLACED = 2
+FAILURES_ALL_ALIKE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Scheduler:
         tally: Tally,
         attempts: int,
         max_quarantined: float,
+        workers: int = 1,
     ) -> None:
         self.tally = tally
         self.stopped: Stop | None = None
@@ -82,6 +85,9 @@ class Scheduler:
         self._idle: list[str] = []
         self._running: dict[str, int] = {}
         self._losses = 0
+        self._most_losses = LOSSES_PER_WORKER * max(workers, attempts, 2)
+        self._failures_of: dict[str, int] = {}
+        self._failures_alike: tuple[str, int] = ("", 0)
 
     @property
     def finished(self) -> bool:
@@ -106,7 +112,7 @@ class Scheduler:
         decisions: list[Decision] = []
         if shard is not None and log is not None:
             decisions += self._failed(shard, worker, log)
-        if self._losses >= LOSSES_PER_WORKER * max(self._attempts, 2):
+        if self._losses >= self._most_losses:
             decisions += self.stop(
                 f"{self._losses} workers ended one after another without finishing a shard",
                 "Look into the workers' logs; then resume.",
@@ -119,15 +125,27 @@ class Scheduler:
         """A shard has its receipt, written by this worker's attempt or by another."""
         self._release(worker)
         self._losses = 0
+        self._failures_of.pop(worker, None)
+        self._failures_alike = ("", 0)
         self.tally = self.tally.plus(receipt)
         self._failed_by.pop(receipt.shard, None)
         self._logs.pop(receipt.shard, None)
         return self._stop_if_over_limit() + self._decide()
 
     def shard_failed(self, worker: str, shard: int, log: AttemptLog) -> list[Decision]:
-        """An attempt failed and its worker lives."""
+        """An attempt failed and its worker lives.
+
+        A worker that fails again and again is replaced: what it suffers from may be its own. When
+        all of them fail alike and none closes a shard, the run stops.
+        """
         self._release(worker)
-        return self._failed(shard, worker, log) + self._decide()
+        decisions = self._failed(shard, worker, log) + self._stop_if_all_alike(log)
+        self._failures_of[worker] = self._failures_of.get(worker, 0) + 1
+        if self._failures_of[worker] >= FAILURES_BEFORE_REPLACED and not self.finished:
+            del self._failures_of[worker]
+            self._idle.remove(worker)
+            decisions.append(Replace(worker))
+        return decisions + self._decide()
 
     def shard_given_back(self, worker: str) -> list[Decision]:
         """A worker stopped as it was asked to; the shard stays open."""
@@ -154,6 +172,18 @@ class Scheduler:
             return [GiveUp(shard)]
         self._retries.append(shard)
         return []
+
+    def _stop_if_all_alike(self, log: AttemptLog) -> list[Decision]:
+        error_type = log.failures[-1].error_type if log.failures else ""
+        last, count = self._failures_alike
+        self._failures_alike = (error_type, count + 1 if error_type == last else 1)
+        if self._failures_alike[1] < max(FAILURES_ALL_ALIKE, self._most_losses):
+            return []
+        return self.stop(
+            f"{self._failures_alike[1]} attempts failed one after another with {error_type}: "
+            f"{log.failures[-1].error}",
+            "Look into that error; then resume.",
+        )
 
     def _stop_if_over_limit(self) -> list[Decision]:
         reason = over_limit(self.tally, self._max_quarantined)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from render_farm.farm.models import build_pinned
 from render_farm.farm.pool import LocalPool, Pool
 from render_farm.farm.prepare import changed_versions
 from render_farm.farm.progress import Progress
+from render_farm.farm.worker import process_name
 from render_farm.job.load import override_job
 from render_farm.job.spec import JobSpec, LimitsSpec, WorkersSpec
 from render_farm.ledger import keys
@@ -46,9 +45,9 @@ def free_keys(job: JobSpec, overrides: tuple[str, ...] = ()) -> FreeKeys:
         InputError: an override is for a pinned key.
     """
     names = [override.partition("=")[0] for override in overrides]
-    pinned = [name for name in names if not is_free(name)]
+    pinned = [name for name in names if name == "name" or not is_free(name)]
     if pinned:
-        allowed = "limits.…, workers.count, workers.gpus, workers.cpus, name"
+        allowed = "limits.…, workers.count, workers.gpus, workers.cpus"
         fix = "leave it out; a run keeps what it was submitted with"
         raise InputError(tuple(Problem(f"--set {name}", "pinned", allowed, fix) for name in pinned))
     job = override_job(job, overrides)
@@ -90,7 +89,7 @@ def drive_run(
         # Nothing is left to render, so no cluster is started to find that out.
         where = replace(where, local=True)
     with _pool(where, free.workers) as (pool, count):
-        driver_name = f"{socket.gethostname()}:{os.getpid()}"
+        driver_name = process_name()
         how = DriveOptions(
             workers=count,
             limits=free.limits,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import socket
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from render_farm.engine.sampler import Sampler
@@ -16,6 +19,7 @@ from render_farm.errors import (
     DeviceLost,
     InputError,
     StopError,
+    StoreError,
     Unavailable,
     Unknown,
 )
@@ -113,7 +117,8 @@ class ShardWorker:
         with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
             attempt = Attempt(
                 identity=secrets.token_hex(6),
-                scribe=Scribe(self._record, self._sampler.info, self._options.worker),
+                slot=self._options.worker,
+                scribe=Scribe(self._record, self._sampler.info, process_name()),
                 store=self._store,
                 sampler=self._sampler,
                 shard=shard,
@@ -134,11 +139,18 @@ class ShardWorker:
         winner = commit(self._store, receipt)
         own = winner.attempt == receipt.attempt
         if own:
-            clear_attempts(self._store, receipt.shard)
+            self._forget_attempts(receipt.shard)
         else:
             deleted = withdraw(self._store, [file.key for file in files], receipt, winner)
             log.info("lost shard", extra={"shard": receipt.shard, "objects_deleted": deleted})
         return ShardClosed(winner, own, rendered)
+
+    def _forget_attempts(self, shard: int) -> None:
+        """Advisory: the shard is committed, whatever becomes of the notes on it."""
+        try:
+            clear_attempts(self._store, shard)
+        except StoreError as error:
+            log.warning("notes on a closed shard are left", extra={"error": str(error)})
 
     def _receipt(self, attempt: Attempt, files: list[OutputFile]) -> Receipt:
         tally = attempt.tally()
@@ -170,8 +182,13 @@ class ShardWorker:
             worker=self._options.worker,
             error_type=type(error).__name__,
             error="".join(traceback.format_exception_only(error)).strip()[:2000],
-            at=self._store.now(),
+            at=datetime.now(UTC),
         )
+
+
+def process_name() -> str:
+    """This process, for those who look for the node that made a sample."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _own_record(store: Store, options: WorkerOptions) -> RunRecord:

@@ -40,6 +40,16 @@ def find_files(path: str) -> tuple[str, list[str]]:
     return root, sorted(keys, key=lambda key: key.encode("utf-8"))
 
 
+def would_find(path: str, uri: str) -> bool:
+    """Whether a Parquet file of a run at `uri` would be taken for one of the dataset's."""
+    if _single_file(path) is not None:
+        return False
+    root, pattern = _split(path)
+    base = open_store(root).uri.rstrip("/")
+    inside = f"{uri.rstrip('/')}/data/000000-0.parquet"
+    return inside.startswith(f"{base}/") and _wanted(inside.removeprefix(f"{base}/"), pattern)
+
+
 def _single_file(path: str) -> tuple[str, list[str]] | None:
     """Folder and name if the path is one object; Spark's folders are called ``x.parquet`` too."""
     root, slash, name = path.rpartition("/")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from render_farm.job.seeds import SEED_LIMIT
 
@@ -24,7 +24,9 @@ RequestField = Literal[
 ]
 """The parameters of a request that a column of the dataset can give, row by row."""
 
-NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+NonEmpty = Annotated[
+    str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")
+]
 MAX_SIDE_PX = 8192
 MAX_GUIDANCE = 100
 
@@ -67,7 +69,9 @@ class ModelSpec(Section):
 class DefaultsSpec(Section):
     """What a row gets that has no column, or a null, for it."""
 
-    negative_prompt: str = Field(default="", description="a text")
+    negative_prompt: Annotated[str, StringConstraints(max_length=100_000)] = Field(
+        default="", description="a text of at most 100000 characters"
+    )
     width: int = Field(
         default=512, ge=8, le=MAX_SIDE_PX, description=f"whole pixels, 8 to {MAX_SIDE_PX}"
     )
@@ -105,14 +109,22 @@ class ShardsSpec(Section):
     rows: int = Field(default=256, ge=1, le=100_000, description="a whole number, 1 to 100000")
 
 
+def _gpus(value: float) -> float:
+    """Ray shares out one GPU, and several only whole."""
+    if value != round(value, 2) or (value > 1 and not value.is_integer()):
+        raise ValueError("not a share of a GPU")
+    return value
+
+
 class WorkersSpec(Section):
     """How many workers there are and what each takes of its machine."""
 
     count: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
         default="auto", description="auto or a whole number, 1 to 10000"
     )
-    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=64)] = Field(
-        default="auto", description="auto or a number of GPUs a worker, 0 to 64"
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=64), AfterValidator(_gpus)] = Field(
+        default="auto",
+        description="auto, or GPUs a worker: hundredths of one, or 0 to 64 whole ones",
     )
     cpus: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=1, description="a whole number of CPU cores a worker, 1 to 1024"

@@ -114,10 +114,15 @@ def write_attempts(store: Store, log: AttemptLog) -> None:
 
 
 def record_failure(store: Store, shard: int, failure: Failure) -> AttemptLog:
-    """Add a failure to a shard's log, with the rows that the attempt had noted as in flight."""
+    """Add a failure to a shard's log, with the rows that its worker had noted as in flight.
+
+    A note of another worker is from before: its attempt ended and nobody saw how.
+    """
     log = read_attempts(store, shard)
     current = log.current
-    if current is not None and failure.end == "process":
+    if current is not None and current.worker != failure.worker:
+        log = log.taken_up(failure.at)
+    elif current is not None and failure.end == "process":
         failure = failure.model_copy(
             update={"attempt": current.attempt, "in_flight": current.in_flight}
         )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from render_farm.errors import InputError
 from render_farm.job.plan import Shard
 from render_farm.ledger import keys
 from render_farm.ledger.commit import PATIENCE_S, commit
-from render_farm.ledger.receipt import Receipt, RowCounts
+from render_farm.ledger.receipt import Receipt, RowCounts, closed_shards
 from render_farm.ledger.record import RunRecord
 from render_farm.ledger.settle import settle
 from render_farm.store.base import Store, exists
+
+WRITERS = 16
 
 
 def is_cancelled(store: Store) -> bool:
@@ -37,21 +41,23 @@ def cancel_run(store: Store, record: RunRecord) -> int:
 
     A worker in the middle of such a shard finds the receipt when it commits, and withdraws.
     """
-    closed = _closed(store)
-    if closed.issuperset(range(record.plan.shards)):
+    closed = set(closed_shards(store, record.plan.shards))
+    if len(closed) == record.plan.shards:
         return 0
     mark = json.dumps({"token": record.token}).encode()
     settle(store, keys.CANCEL, mark, True, lambda: is_cancelled(store) or None, PATIENCE_S)
+    still_open = (shard for shard in record.make_plan() if shard.index not in closed)
     cancelled = 0
-    for shard in record.make_plan():
-        if shard.index not in closed:
-            receipt = _receipt(shard)
-            cancelled += commit(store, receipt).attempt == receipt.attempt
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="cancel") as pool:
+        while batch := list(islice(still_open, 16 * WRITERS)):
+            cancelled += sum(pool.map(lambda shard: _close(store, shard), batch))
     return cancelled
 
 
-def _closed(store: Store) -> set[int]:
-    return {keys.shard_of_receipt(info.key) for info in store.list(keys.RECEIPTS)}
+def _close(store: Store, shard: Shard) -> bool:
+    """Cancel one shard, unless an attempt has committed it meanwhile."""
+    receipt = _receipt(shard)
+    return commit(store, receipt).attempt == receipt.attempt
 
 
 def _receipt(shard: Shard) -> Receipt:

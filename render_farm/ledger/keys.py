@@ -18,6 +18,8 @@ ATTEMPTS = "driver/attempts/"
 SHAPES = "driver/shape/"
 PROBE = "driver/probe/"
 
+_BY_SHARD = re.compile(r"(?:receipts|driver/attempts)/(\d{6})\.json")
+_EPOCH = re.compile(r"driver/epochs/(\d{6,})\.json")
 _SHARD_OBJECT = re.compile(r"(?:data|rejected)/(\d{6})-([0-9a-z]+)[./]")
 
 
@@ -26,9 +28,16 @@ def receipt(shard: int) -> str:
     return f"{RECEIPTS}{shard:06d}.json"
 
 
-def shard_of_receipt(key: str) -> int:
-    """The shard whose receipt a key of `RECEIPTS` is."""
-    return int(key.removeprefix(RECEIPTS).removesuffix(".json"))
+def shard_of(key: str) -> int | None:
+    """The shard that an object under `RECEIPTS` or `ATTEMPTS` is of; None if it is not ours."""
+    match = _BY_SHARD.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def epoch_of(key: str) -> int:
+    """The number of an epoch's mark; 0 if the object is not ours."""
+    match = _EPOCH.fullmatch(key)
+    return int(match[1]) if match else 0
 
 
 def attempts(shard: int) -> str:

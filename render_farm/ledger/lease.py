@@ -56,7 +56,7 @@ class Lease:
 
     def superseded(self) -> bool:
         """Whether a newer driver has begun."""
-        return any(_number(info.key) > self.epoch for info in self._store.list(keys.EPOCHS))
+        return any(keys.epoch_of(info.key) > self.epoch for info in self._store.list(keys.EPOCHS))
 
     def beat(self) -> None:
         """Say that this driver is alive."""
@@ -83,7 +83,7 @@ def read_heartbeat(store: Store) -> tuple[Heartbeat, bool] | None:
 
 def _begin(store: Store, driver: str) -> int:
     """A new epoch. One whose answer was lost is left to nobody: the next try begins a higher."""
-    number = max((_number(info.key) for info in store.list(keys.EPOCHS)), default=0) + 1
+    number = max((keys.epoch_of(info.key) for info in store.list(keys.EPOCHS)), default=0) + 1
     while True:
         try:
             store.create(keys.epoch(number), json.dumps({"driver": driver}).encode())
@@ -91,7 +91,3 @@ def _begin(store: Store, driver: str) -> int:
             number += 1
         else:
             return number
-
-
-def _number(key: str) -> int:
-    return int(key.removeprefix(keys.EPOCHS).removesuffix(".json"))

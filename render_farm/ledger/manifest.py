@@ -85,7 +85,7 @@ def write_manifest(store: Store, record: RunRecord) -> bool:
     with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
         path = Path(scratch) / "manifest.json"
         with ManifestWriter(path, record) as manifest:
-            for receipt in iter_receipts(store):
+            for receipt in iter_receipts(store, record.plan.shards):
                 manifest.add(receipt)
             if not manifest.close():
                 return False

@@ -41,7 +41,9 @@ Errors = Mapping[int, tuple[str, str]]
 
 def write_quarantine(store: Store, record: RunRecord) -> int:
     """Write `quarantine.parquet` from the receipts; returns its rows. No rows, no file."""
-    return write_rows(store, record, keys.QUARANTINE, _quarantined(store), keep_origin=True)
+    return write_rows(
+        store, record, keys.QUARANTINE, _quarantined(store, record.plan.shards), keep_origin=True
+    )
 
 
 def write_rows(
@@ -108,8 +110,8 @@ def done_origins(store: Store) -> Iterator[int]:
                     yield int(row.as_py())
 
 
-def _quarantined(store: Store) -> Iterator[tuple[int, Errors]]:
-    for receipt in iter_receipts(store):
+def _quarantined(store: Store, shards: int) -> Iterator[tuple[int, Errors]]:
+    for receipt in iter_receipts(store, shards):
         if receipt.counts.quarantined:
             yield receipt.shard, read_rejected(store, receipt)
 

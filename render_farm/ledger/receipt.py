@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from render_farm.errors import NotFound, StopError
+from render_farm.job.plan import MAX_SHARDS
 from render_farm.ledger import keys
 from render_farm.store.base import Store
 
@@ -104,11 +105,37 @@ def read_receipt(store: Store, shard: int) -> Receipt | None:
     return receipt
 
 
-def iter_receipts(store: Store) -> Iterator[Receipt]:
-    """All receipts in the order of shards, read ahead by a few threads; memory stays bounded."""
-    listed = (keys.shard_of_receipt(info.key) for info in store.list(keys.RECEIPTS))
+def closed_shards(store: Store, shards: int) -> Iterator[int]:
+    """The shards of a plan of `shards` that have a receipt, in order; strange keys are skipped."""
+    for info in store.list(keys.RECEIPTS):
+        shard = keys.shard_of(info.key)
+        if shard is not None and shard < shards:
+            yield shard
+
+
+def iter_receipts(
+    store: Store,
+    shards: int = MAX_SHARDS,
+    on_broken: Callable[[StopError], None] | None = None,
+) -> Iterator[Receipt]:
+    """All receipts of a plan of `shards`, in order, read ahead by a few threads.
+
+    Memory stays bounded. What is no receipt raises `StopError`, or is given to `on_broken`.
+    """
+    listed = closed_shards(store, shards)
+
+    def read(shard: int) -> Receipt | StopError | None:
+        try:
+            return read_receipt(store, shard)
+        except StopError as error:
+            return error
+
     with ThreadPoolExecutor(READERS, thread_name_prefix="receipts") as pool:
         while batch := list(islice(listed, 16 * READERS)):
-            for receipt in pool.map(lambda shard: read_receipt(store, shard), batch):
-                if receipt is not None:
-                    yield receipt
+            for found in pool.map(read, batch):
+                if isinstance(found, Receipt):
+                    yield found
+                elif found is not None and on_broken is not None:
+                    on_broken(found)
+                elif found is not None:
+                    raise found

@@ -31,7 +31,9 @@ PATIENCE_S = 60.0
 def is_free(key: str) -> bool:
     """Whether a key of the job file (``limits.attempts``) may change between invocations."""
     section, _, name = key.partition(".")
-    return section in FREE and not (section == "workers" and name in PINNED_WORKERS)
+    if section == "workers":
+        return bool(name) and name not in PINNED_WORKERS
+    return section in FREE
 
 
 class PinnedFile(LedgerModel):

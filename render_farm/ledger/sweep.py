@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from render_farm.ledger import keys
-from render_farm.ledger.receipt import read_receipt
+from render_farm.ledger.receipt import closed_shards, read_receipt
 from render_farm.store.base import ObjectInfo, Store
 
 
@@ -37,15 +37,6 @@ def iter_orphans(store: Store) -> Iterator[ObjectInfo]:
                 yield from (info for (_, attempt), info in pairs if attempt != receipt.attempt)
 
 
-def _closed_prefixes(store: Store, shards: int) -> list[str]:
-    """Prefixes below which no upload can still win; one for all when every shard is closed."""
-    listed = (keys.shard_of_receipt(info.key) for info in store.list(keys.RECEIPTS))
-    closed = [shard for shard in listed if shard < shards]
-    if len(closed) == shards:
-        return [keys.DATA, keys.REJECTED]
-    return [f"{folder}{shard:06d}-" for shard in closed for folder in (keys.DATA, keys.REJECTED)]
-
-
 def sweep_run(store: Store, shards: int) -> Swept:
     """Delete the orphans, and abort the unfinished multipart uploads of closed shards.
 
@@ -56,5 +47,11 @@ def sweep_run(store: Store, shards: int) -> Swept:
         store.delete(orphan.key)
         objects += 1
         size += orphan.size_bytes
-    uploads = sum(store.abort_uploads(prefix) for prefix in _closed_prefixes(store, shards))
+    closed = frozenset(closed_shards(store, shards))
+
+    def cannot_win(key: str) -> bool:
+        owner = keys.owner(key)
+        return owner is not None and owner[0] in closed
+
+    uploads = sum(store.abort_uploads(prefix, cannot_win) for prefix in (keys.DATA, keys.REJECTED))
     return Swept(objects, size, uploads)

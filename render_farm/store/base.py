@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,8 +79,8 @@ class Store(Protocol):
         """Remove an object; it is no error if there is none."""
         ...
 
-    def abort_uploads(self, prefix: str) -> int:
-        """Abort unfinished multipart uploads under `prefix`; returns how many there were."""
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
+        """Abort unfinished uploads under `prefix` whose key is `wanted`; returns how many."""
         ...
 
     def now(self) -> datetime:

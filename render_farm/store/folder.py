@@ -116,10 +116,12 @@ class FolderStore:
                 raise
         _remove_empty_folders(path.parent, self._root)
 
-    def abort_uploads(self, prefix: str) -> int:
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
         count = 0
         with self._translating(""):
-            for path in temporary_files(self._root, checked_prefix(prefix)):
+            for target, path in temporary_files(self._root, checked_prefix(prefix)):
+                if not wanted(target):
+                    continue
                 with suppress(FileNotFoundError):  # its writer has ended meanwhile
                     path.unlink()
                     count += 1

@@ -21,14 +21,14 @@ def visible_files(root: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[st
             yield key, entry
 
 
-def temporary_files(root: Path, prefix: str) -> Iterator[Path]:
-    """The unfinished writes below `root` of keys that start with `prefix`."""
+def temporary_files(root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    """The unfinished writes below `root` of keys that start with `prefix`: key and file."""
     for key, entry in _files(root, prefix):
         if entry.name.startswith(TEMPORARY):
             random_and_target = entry.name.removeprefix(TEMPORARY)
             target = key.removesuffix(entry.name) + random_and_target.partition("-")[2]
             if target.startswith(prefix):
-                yield Path(entry.path)
+                yield target, Path(entry.path)
 
 
 def _files(root: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

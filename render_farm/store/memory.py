@@ -95,7 +95,7 @@ class MemoryStore:
         with self._bucket.lock:
             self._bucket.objects.pop(self._full(key), None)
 
-    def abort_uploads(self, prefix: str) -> int:
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
         """Nothing is ever left unfinished in memory: always 0."""
         checked_prefix(prefix)
         return 0

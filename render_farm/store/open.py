@@ -35,7 +35,7 @@ def open_store(uri: str) -> Store:
     if match is None:
         if not uri or "\0" in uri or uri.lower().startswith("s3:"):
             raise _problem(uri, "write s3://bucket/prefix for S3, or the path of a folder")
-        return FolderStore(Path(uri).expanduser())
+        return FolderStore(expanded(uri))
     scheme, rest = match["scheme"].lower(), match["rest"]
     if scheme == "s3":
         return _open_s3(uri, rest)
@@ -47,6 +47,14 @@ def open_store(uri: str) -> Store:
     if scheme not in {"s3a", "s3n", "gs", "http", "https"}:
         fix = "choose one of these"
     raise _problem(uri, fix)
+
+
+def expanded(path: str) -> Path:
+    """A local path with ``~`` expanded. Raises: `InputError` if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise _problem(path, "there is no such user: write the whole path") from error
 
 
 def _open_s3(uri: str, rest: str) -> Store:

@@ -153,9 +153,9 @@ class S3Store:
         except NotFound:
             return
 
-    def abort_uploads(self, prefix: str) -> int:
-        wanted = self._prefix + checked_prefix(prefix)
-        uploads = self._uploads(wanted)
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
+        found = self._uploads(self._prefix + checked_prefix(prefix))
+        uploads = [(full, upload) for full, upload in found if wanted(full[len(self._prefix) :])]
         for full, upload_id in uploads:
             self._abort(full, upload_id)
         return len(uploads)

@@ -24,11 +24,20 @@ from render_farm.views.results import pick_samples
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A sample rendered again. `psnr_db` is infinite for equal pixels, NaN if it was refused."""
+    """A sample rendered again. `psnr_db` is infinite for equal pixels, NaN if it was refused.
+
+    Bytes are promised for one device model; on another the sample is only `comparable` by eye.
+    """
 
     key: str
     same: bool
     psnr_db: float
+    comparable: bool = True
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether a promise was broken."""
+        return self.comparable and not self.same
 
 
 def replay_samples(store: Store, record: RunRecord, count: int, sampler: Sampler) -> list[Replay]:
@@ -56,7 +65,8 @@ def _replay(
     output = record.job.output
     again = encode(outcome.pixels, output.image, output.quality)
     same = hashlib.sha256(again).hexdigest() == sample.record["sha256"]
-    return Replay(sample.key, same, _psnr_db(decode(again), decode(sample.image)))
+    comparable = sampler.info.device == sample.record["device"]
+    return Replay(sample.key, same, _psnr_db(decode(again), decode(sample.image)), comparable)
 
 
 def _request(record: RunRecord, reader: ShardReader, sample: StoredSample) -> RenderRequest:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from render_farm.job.plan import Plan
+from render_farm.job.plan import Shard
 from render_farm.ledger import keys
-from render_farm.ledger.receipt import DataObject, Receipt, read_receipt
+from render_farm.ledger.receipt import DataObject, Receipt, closed_shards, read_receipt
 from render_farm.ledger.record import RunRecord
 from render_farm.output.containers import iter_samples
 from render_farm.output.layout import StoredSample
@@ -83,10 +85,13 @@ def shard_samples(store: Store, record: RunRecord, receipt: Receipt) -> Iterator
 
 
 def pick_samples(store: Store, record: RunRecord, count: int) -> Iterator[StoredSample]:
-    """Up to `count` done samples, evenly spread over the rows; open shards are left out."""
+    """Up to `count` done samples, evenly spread over the rows of the committed shards.
+
+    Of each row the first sample; a row that has none is left out.
+    """
     plan = record.make_plan()
     chosen: dict[int, set[int]] = {}
-    for row in _spread(plan, count):
+    for row in _spread([plan.shard(index) for index in closed_shards(store, plan.shards)], count):
         chosen.setdefault(plan.shard_of_row(row).index, set()).add(row)
     for shard, rows in chosen.items():
         receipt = read_receipt(store, shard)
@@ -96,6 +101,13 @@ def pick_samples(store: Store, record: RunRecord, count: int) -> Iterator[Stored
                     yield sample
 
 
-def _spread(plan: Plan, count: int) -> list[int]:
-    count = min(count, plan.rows)
-    return [index * plan.rows // count for index in range(count)]
+def _spread(shards: Sequence[Shard], count: int) -> list[int]:
+    """`count` rows of these shards at equal distances, fewer if there are fewer."""
+    before = [0, *accumulate(shard.rows for shard in shards)]
+    count = min(count, before[-1])
+    rows = []
+    for index in range(count):
+        place = index * before[-1] // count
+        number = bisect_right(before, place) - 1
+        rows.append(shards[number].first_row + place - before[number])
+    return rows

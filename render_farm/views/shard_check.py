@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from render_farm.errors import NotFound
-from render_farm.job.plan import Shard
+from render_farm.job.plan import Plan, Shard
 from render_farm.job.request import sample_key
 from render_farm.ledger import keys
 from render_farm.ledger.receipt import (
@@ -55,10 +55,9 @@ class Findings:
         self.problems += other.problems[: SHOWN_PROBLEMS - len(self.problems)]
 
 
-def check_shard(store: Store, record: RunRecord, receipt: Receipt) -> Findings:
+def check_shard(store: Store, record: RunRecord, plan: Plan, receipt: Receipt) -> Findings:
     """Everything that is wrong with one shard."""
     findings = Findings()
-    plan = record.make_plan()
     if receipt.shard >= plan.shards:
         findings.note("unexpected", f"receipt of shard {receipt.shard}, which is not planned")
         return findings

@@ -58,7 +58,7 @@ def read_status(store: Store, samples_rendered: int = 0) -> Status:
     Raises: `InputError` if there is no run.
     """
     record = read_record(store)
-    totals = sum_receipts(iter_receipts(store))
+    totals = sum_receipts(iter_receipts(store, record.plan.shards, lambda broken: None))
     failed = tuple(_failed_shards(store))
     state, reason = _state(store, record, totals)
     counts = totals.row_counts()
@@ -107,7 +107,9 @@ def _state(store: Store, record: RunRecord, totals: Totals) -> tuple[State, str 
 def _failed_shards(store: Store) -> list[FailedShard]:
     failed = []
     for info in store.list(keys.ATTEMPTS):
-        shard = int(info.key.removeprefix(keys.ATTEMPTS).removesuffix(".json"))
+        shard = keys.shard_of(info.key)
+        if shard is None:
+            continue
         log = read_attempts(store, shard)
         if log.failed and log.failures and not exists(store, keys.receipt(shard)):
             last = log.failures[-1]
@@ -119,13 +121,14 @@ def _failed_shards(store: Store) -> list[FailedShard]:
 
 def _rate(store: Store, record: RunRecord) -> float | None:
     """Rows per second by the times of the newest receipts, as the store's clock wrote them."""
-    listed = ((info.modified_at, info.key) for info in store.list(keys.RECEIPTS))
-    newest = heapq.nlargest(RATE_RECEIPTS, listed)
     now, plan = store.now(), record.make_plan()
-    recent = [(at, key) for at, key in newest if now - at < RATE_WINDOW]
+    listed = ((info.modified_at, keys.shard_of(info.key)) for info in store.list(keys.RECEIPTS))
+    ours = ((at, shard) for at, shard in listed if shard is not None and shard < plan.shards)
+    newest = heapq.nlargest(RATE_RECEIPTS, ours)
+    recent = [(at, shard) for at, shard in newest if now - at < RATE_WINDOW]
     if len(recent) < 2:
         return None
     # The oldest receipt only marks where the time begins.
-    rows = sum(plan.shard(keys.shard_of_receipt(key)).rows for _, key in recent[:-1])
+    rows = sum(plan.shard(shard).rows for _, shard in recent[:-1])
     elapsed = (now - recent[-1][0]).total_seconds()
     return rows / elapsed if elapsed > 0 else None

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from render_farm.errors import StopError
 from render_farm.ledger import keys
 from render_farm.ledger.manifest import ManifestWriter, Totals
 from render_farm.ledger.receipt import (
@@ -21,10 +22,10 @@ from render_farm.ledger.receipt import (
     iter_receipts,
 )
 from render_farm.ledger.record import RunRecord
-from render_farm.ledger.sweep import iter_orphans
 from render_farm.store.base import Store, exists
 from render_farm.views.results import fetched
 from render_farm.views.shard_check import Findings, check_shard
+from render_farm.views.strays import check_strays
 
 READERS = 4
 
@@ -87,7 +88,7 @@ def verify_run(store: Store, record: RunRecord) -> Verdict:
         **counts.model_dump(),
         "pending": record.plan.rows - counts.decided,
     }
-    orphans = sum(1 for _ in iter_orphans(store))
+    orphans = check_strays(store, record, findings)
     return Verdict(findings, totals.sample_counts().done, rows, orphans)
 
 
@@ -98,7 +99,7 @@ def _check_receipts(store: Store, record: RunRecord, findings: Findings) -> Tota
     with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
         path = Path(scratch) / "manifest.json"
         with ManifestWriter(path, record) as manifest:
-            for receipt, found in _checked(store, record):
+            for receipt, found in _checked(store, record, findings):
                 manifest.add(receipt)
                 findings.add(found)
             complete = manifest.close()
@@ -113,10 +114,17 @@ def _is_stored(store: Store, key: str, path: Path) -> bool:
         return copy.sha256 == hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked(store: Store, record: RunRecord) -> Iterator[tuple[Receipt, Findings]]:
+def _checked(
+    store: Store, record: RunRecord, findings: Findings
+) -> Iterator[tuple[Receipt, Findings]]:
     """Every receipt with what its shard's objects showed, several shards at once."""
-    receipts = iter_receipts(store)
+
+    def broken(error: StopError) -> None:
+        findings.note("corrupt", error.reason)
+
+    plan = record.make_plan()
+    receipts = iter_receipts(store, plan.shards, broken)
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
         while batch := list(islice(receipts, 4 * READERS)):
-            checks = pool.map(lambda receipt: check_shard(store, record, receipt), batch)
+            checks = pool.map(lambda receipt: check_shard(store, record, plan, receipt), batch)
             yield from zip(batch, checks, strict=True)

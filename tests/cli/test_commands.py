@@ -358,3 +358,74 @@ def test_a_detached_driver_goes_on_after_the_command_has_returned(
     log = Path(told["log"])
     assert "12 done, of 12" in log.read_text()
     log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        (wrong(layout={"uri": "memory://gone"}), "output.uri"),
+        (wrong(layout={"uri": "~nosuchuser/x"}), "output.uri"),
+        (wrong(prompts={"path": "~nosuchuser/x"}), "prompts.path"),
+        (wrong(model={"path": "~nosuchuser/x", "engine": "call"}), "model.path"),
+        (wrong(layout={"uri": "a\nb"}), "output.uri"),
+        (wrong(workers={"gpus": 1.5}), "workers.gpus"),
+        (wrong(workers={"gpus": 0.00001}), "workers.gpus"),
+        (wrong(defaults={"negative_prompt": "x" * 100_001}), "defaults.negative_prompt"),
+    ],
+)
+def test_values_that_only_look_harmless_are_refused(
+    farm: Farm, write_job: WriteJob, sections: dict[str, Any], field: str
+):
+    ended = farm("submit", write_job(**sections), "--local", "--json")
+    assert (ended.code, ended.fields) == (2, [field])
+
+
+def test_a_result_inside_the_dataset_is_refused(farm: Farm, write_job: WriteJob, tmp_path: Path):
+    """It holds Parquet files, so the second submit would take them for prompts."""
+    job = write_job(prompts={"path": str(tmp_path)})
+    ended = farm("submit", job, "--local", "--json")
+    assert (ended.code, ended.fields) == (2, ["output.uri"])
+
+
+def test_a_path_spelled_otherwise_is_the_same_dataset(
+    farm: Farm, write_job: WriteJob, tmp_path: Path
+):
+    farm("submit", write_job(), "--local")
+    (tmp_path / "x").mkdir()
+    again = write_job(prompts={"path": f"{tmp_path}/x/../prompts.parquet"})
+    assert farm("submit", again, "--local").code == 0
+
+
+def test_a_sheet_that_cannot_be_written_is_wrong_input(
+    farm: Farm, write_job: WriteJob, tmp_path: Path
+):
+    farm("submit", write_job(), "--local")
+    ended = farm("sample", tmp_path / "run", "--out", tmp_path, "--json")
+    assert (ended.code, ended.fields) == (2, ["--out"])
+
+
+def test_brackets_in_arguments_are_no_markup(farm: Farm):
+    assert farm("status", "a", "[/b]").code == 2
+
+
+def test_strange_files_among_the_receipts_stop_nothing(
+    farm: Farm, write_job: WriteJob, tmp_path: Path
+):
+    job = write_job()
+    farm("submit", job, "--local")
+    (tmp_path / "run" / "receipts" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "run" / "receipts" / "000099.json").write_bytes(b"{}")
+    assert farm("status", tmp_path / "run", "--json").json["state"] == "complete"
+    assert farm("submit", job, "--local").code == 0
+    assert farm("sweep", tmp_path / "run").code == 0
+    assert farm("verify", tmp_path / "run", "--json").json["unexpected"] == 2
+
+
+def test_a_moved_run_is_driven_where_it_is_now(farm: Farm, write_job: WriteJob, tmp_path: Path):
+    farm("submit", write_job(), "--local")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "manifest.json").unlink()
+    (tmp_path / "moved" / "receipts" / "000001.json").unlink()
+    ended = farm("resume", tmp_path / "moved", "--local", "--json")
+    assert (ended.code, ended.json["samples"]["rendered"]) == (0, 4)
+    assert not (tmp_path / "run").exists()

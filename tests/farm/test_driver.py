@@ -110,15 +110,35 @@ def test_workers_that_do_not_see_the_drivers_folder_end_the_run_as_wrong_input(
     assert read_status(run.store).rows["done"] == 0
 
 
-def test_workers_are_sized_by_what_the_cluster_has():
-    auto = WorkersSpec()
-    assert size_workers(auto, {"CPU": 16.0, "GPU": 8.0}) == Resources(count=8, cpus=1, gpus=1.0)
-    assert size_workers(auto, {"CPU": 4.0}) == Resources(count=4, cpus=1, gpus=0.0)
-    assert size_workers(WorkersSpec(gpus=0.5), {"CPU": 16.0, "GPU": 2.0}).count == 4
-    assert size_workers(WorkersSpec(cpus=4), {"CPU": 16.0, "GPU": 8.0}).count == 4
-    assert size_workers(WorkersSpec(count=3), {"CPU": 16.0}).count == 3
-    with pytest.raises(InputError, match=r"workers"):
-        size_workers(WorkersSpec(gpus=1.0), {"CPU": 16.0})
+def node(cpus: float, gpus: float = 0.0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "expected"),
+    [
+        ({}, [node(16, 8)], Resources(count=8, cpus=1, gpus=1.0)),
+        ({}, [node(4)], Resources(count=4, cpus=1, gpus=0.0)),
+        ({"gpus": 0.5}, [node(16, 2)], Resources(count=4, cpus=1, gpus=0.5)),
+        ({"gpus": 0.1}, [node(16, 1)], Resources(count=10, cpus=1, gpus=0.1)),
+        ({"cpus": 4}, [node(16, 8)], Resources(count=4, cpus=4, gpus=1.0)),
+        ({"cpus": 4}, [node(6), node(6)], Resources(count=2, cpus=4, gpus=0.0)),
+        ({"count": 3}, [node(16)], Resources(count=3, cpus=1, gpus=0.0)),
+    ],
+)
+def test_workers_are_sized_by_what_each_node_has(
+    workers: dict[str, Any], nodes: list[dict[str, float]], expected: Resources
+):
+    assert size_workers(WorkersSpec(**workers), nodes, growing=False) == expected
+
+
+def test_workers_that_no_node_can_hold_are_refused_unless_the_cluster_grows():
+    needs_gpu = WorkersSpec(gpus=1.0, count=4)
+    with pytest.raises(InputError, match="workers"):
+        size_workers(needs_gpu, [node(16)], growing=False)
+    assert size_workers(needs_gpu, [node(16)], growing=True).count == 4
+    with pytest.raises(InputError, match="workers"):
+        size_workers(WorkersSpec(cpus=4), [node(1)] * 8, growing=True)
 
 
 def test_an_address_without_a_cluster_is_wrong_input():

@@ -141,6 +141,43 @@ def test_suspects_of_an_earlier_invocation_are_not_forgotten_and_its_attempts_ar
     assert GiveUp(0) not in s.shard_failed("a", 0, left)
 
 
+def test_a_worker_that_fails_twice_in_a_row_is_replaced():
+    """A sick node must not burn an attempt of every shard there is."""
+    s = scheduler(100)
+    s.worker_ready("sick")
+    assert Replace("sick") not in s.shard_failed("sick", 0, log(0))
+    assert Replace("sick") in s.shard_failed("sick", 1, log(1))
+
+
+def test_a_success_between_two_failures_forgives_the_first():
+    s = scheduler(100)
+    s.worker_ready("a")
+    s.shard_failed("a", 0, log(0))
+    s.shard_closed("a", receipt(1))
+    assert Replace("a") not in s.shard_failed("a", 2, log(2))
+
+
+def test_attempts_that_all_fail_alike_stop_the_run_before_every_shard_is_given_up():
+    s = scheduler(1000)
+    failed = 0
+    for number in range(100):
+        if s.finished:
+            break
+        for decision in s.worker_ready(f"w{number}"):
+            assert isinstance(decision, Assign)
+            s.shard_failed(f"w{number}", decision.assignment.shard, log(decision.assignment.shard))
+            failed += 1
+    assert s.stopped is not None
+    assert "ValueError" in s.stopped.reason
+    assert failed < 20
+
+
+def test_the_more_workers_there_are_the_more_may_be_lost_at_once():
+    many = Scheduler(iter(range(999)), {}, Tally(), attempts=3, max_quarantined=1.0, workers=64)
+    for number in range(64):
+        assert not any(isinstance(d, Stop) for d in many.worker_lost(f"w{number}", None))
+
+
 def test_a_lost_worker_is_replaced_while_there_is_work_for_it():
     s = scheduler(1)
     s.worker_ready("a")

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from render_farm.engine.sampler import Sampler
-from render_farm.errors import AlreadyExists, DeviceLost, InputError, NotFound, Unavailable
+from render_farm.errors import (
+    AlreadyExists,
+    DeviceLost,
+    InputError,
+    NotFound,
+    OutOfMemory,
+    Unavailable,
+)
 from render_farm.farm.messages import (
     Answer,
     Assignment,
@@ -206,10 +213,57 @@ def test_a_batch_that_does_not_fit_is_halved_for_the_whole_run(make_run: Callabl
     assert sampler.batches == [4, 4]
 
 
-def test_a_batch_of_one_that_does_not_fit_fails_the_attempt(make_run: Callable[..., Run]):
-    answer = work(make_run(), CuedSampler(fits=0))
-    assert isinstance(answer, ShardFailed)
-    assert answer.failure.error_type == "OutOfMemory"
+def test_a_row_too_large_for_the_device_costs_that_row_alone(make_run: Callable[..., Run]):
+    class LargeRowDoesNotFit(CuedSampler):
+        def render(self, requests, batch_size):
+            for request in requests:
+                if request.row == 2:
+                    raise OutOfMemory(batch_size, "too large")
+                yield from super().render([request], batch_size)
+
+    run = make_run()
+    answer = work(run, LargeRowDoesNotFit())
+    assert isinstance(answer, ShardClosed)
+    assert answer.receipt.errors_by_type == {"out_of_memory": 1}
+    assert answer.receipt.counts.done == 3
+    assert verify_run(run.store, run.record).findings.whole
+
+
+def test_a_stop_that_comes_with_the_last_sample_loses_nothing(make_run: Callable[..., Run]):
+    run = make_run()
+    worker = run.worker(lambda record, options: CuedSampler())
+
+    class StopsAtTheEnd(CuedSampler):
+        def render(self, requests, batch_size):
+            for outcome in super().render(requests, batch_size):
+                if outcome.request.row == 3:
+                    worker.stop()
+                yield outcome
+
+    worker._sampler = StopsAtTheEnd()
+    with closing(worker):
+        answer = worker.run(Assignment(0, AttemptLog(shard=0), Tally()))
+    assert isinstance(answer, ShardClosed)
+    assert answer.own
+
+
+def test_notes_that_the_store_does_not_take_stop_nothing(make_run: Callable[..., Run]):
+    run = make_run()
+
+    class TakesNoNotes(MemoryStore):
+        def put(self, key: str, data: bytes) -> None:
+            if key.startswith(keys.ATTEMPTS):
+                raise Unavailable(self.uri, key, "no")
+            super().put(key, data)
+
+        def delete(self, key: str) -> None:
+            raise Unavailable(self.uri, key, "no")
+
+    store = run.store
+    assert isinstance(store, MemoryStore)
+    answer = work_on(run, TakesNoNotes(store.uri, bucket=store._bucket, prefix="run"))
+    assert isinstance(answer, ShardClosed)
+    assert answer.own
 
 
 def test_a_systematic_error_stops_the_run_before_its_shard_gets_a_receipt(

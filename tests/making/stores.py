@@ -145,8 +145,8 @@ class FaultyStore:
     def delete(self, key: str) -> None:
         self._do("delete", key, lambda: self.inner.delete(key))
 
-    def abort_uploads(self, prefix: str) -> int:
-        return self._do("abort_uploads", prefix, lambda: self.inner.abort_uploads(prefix))
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
+        return self._do("abort_uploads", prefix, lambda: self.inner.abort_uploads(prefix, wanted))
 
     def now(self) -> datetime:
         return self.inner.now()

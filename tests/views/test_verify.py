@@ -339,7 +339,8 @@ def test_an_object_under_another_attempts_key_is_unexpected(run: Made) -> None:
         for item in receipt.objects
     )
     forge(store, receipt.model_copy(update={"objects": objects}))
-    assert counts(verify_run(store, record)) == {"unexpected": 1, "orphans": 1}
+    # the name that the receipt gives, and the attempt's own object that it does not name any more
+    assert counts(verify_run(store, record)) == {"unexpected": 2, "orphans": 1}
 
 
 @only("parquet")
@@ -531,3 +532,30 @@ def test_reading_back_needs_no_memory_of_the_run(
     verify_run(watched, record)
     whole = {key for key in watched.made("get") if not key.startswith(keys.RECEIPTS)}
     assert whole == set()
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "data/stray.tar",
+        "data/000099-abc.tar",
+        "receipts/.DS_Store",
+        "receipts/000099.json",
+        "rejected/notes.txt",
+    ],
+)
+@only("webdataset")
+def test_an_object_that_is_nobodys_is_unexpected(run: Made, stray: str) -> None:
+    """``data/*.tar`` is the dataset, so nothing else may lie there."""
+    store, record = run
+    store.put(stray, b"left here by somebody")
+    assert counts(verify_run(store, record)) == {"unexpected": 1}
+
+
+@only("webdataset")
+def test_a_receipt_that_cannot_be_read_is_corrupt_and_its_rows_are_missing(run: Made) -> None:
+    store, record = run
+    store.put(keys.receipt(0), b"{")
+    verdict = verify_run(store, record)
+    assert verdict.findings.corrupt >= 1
+    assert not verdict.ok
