@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from render_farm.errors import AlreadyExists, NotFound, Unknown
 from render_farm.store.base import Store
 from render_farm.store.memory import MemoryStore
-from render_farm.store.reader import StoreFile
 
 ODD_KEYS = [
     "ä/ö ü.json",
@@ -268,18 +264,6 @@ def test_prefixes_that_no_key_has_are_refused(store: Store) -> None:
             list(store.list(prefix))
         with pytest.raises(ValueError, match="not a"):
             store.abort_uploads(prefix)
-
-
-def test_parquet_is_read_through_a_store_file(store: Store) -> None:
-    table = pa.table({"n": range(50_000), "s": [f"prompt {n}" for n in range(50_000)]})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, row_group_size=10_000)
-    store.put("prompts.parquet", sink.getvalue())
-    with StoreFile(store, "prompts.parquet", read_ahead_bytes=4096) as file:
-        parquet = pq.ParquetFile(file)
-        assert parquet.metadata.num_rows == 50_000
-        assert parquet.read_row_group(3).equals(table.slice(30_000, 10_000))
-        assert parquet.read().equals(table)
 
 
 def test_the_clock_of_memory_is_passed_in() -> None:
