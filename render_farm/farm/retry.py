@@ -13,6 +13,7 @@ from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, w
 from render_farm.ledger.receipt import closed_shards, iter_receipts
 from render_farm.ledger.record import RunRecord, read_record
 from render_farm.store.base import Store, exists
+from render_farm.store.keys import join_uri
 from render_farm.store.open import open_store
 
 
@@ -30,7 +31,7 @@ def child_runs(store: Store) -> list[Store]:
     found = []
     number = 1
     while exists(store, f"{keys.retry(number)}/{keys.RUN}"):
-        found.append(open_store(f"{store.uri.rstrip('/')}/{keys.retry(number)}"))
+        found.append(open_store(join_uri(store.uri, keys.retry(number))))
         number += 1
     return found
 
@@ -57,7 +58,7 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
         f"{folder}/prompts.parquet",
         _chosen(store, record.plan.shards, done, cancelled),
     )
-    uri = f"{store.uri.rstrip('/')}/{folder}"
+    uri = join_uri(store.uri, folder)
     if not rows:
         what = "quarantined or cancelled" if cancelled else "quarantined"
         raise InputError.of(
