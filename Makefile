@@ -31,11 +31,12 @@ demo: $(READY) $(DEMO)/prompts.parquet ## Render 512 prompts with two Ray worker
 	@echo; $(FARM) status $(DEMO)/run
 	@echo; $(FARM) verify $(DEMO)/run --replay 8
 	@echo; echo "Look at $(DEMO)/sheet.png. What to try next:"
-	@echo "  rm -r $(DEMO)/run; make demo                      and press Ctrl-C, or kill -9, in the middle; make demo goes on"
-	@echo "  $(FARM) show $(DEMO)/run 7                what became of a row"
-	@echo "  ls $(DEMO)/run/data                              a webdataset, readable as it is"
-	@echo "  $(FARM) plan jobs/scenes/demo.yaml --probe 64    what a job will take"
-	@echo "  make demo-s3                                  the same into S3 (Ceph on this machine)"
+	@printf '  %-61s %s\n' \
+	  'rm -r $(DEMO)/run; make demo' 'kill it in the middle (Ctrl-C, kill -9); make demo goes on' \
+	  '$(FARM) show $(DEMO)/run 7' 'what became of a row' \
+	  'ls $(DEMO)/run/data' 'a webdataset, readable as it is' \
+	  '$(FARM) plan jobs/scenes/demo.yaml --probe 64' 'what a job will take' \
+	  'make demo-s3' 'the same into S3 (Ceph on this machine)'
 
 demo-s3: $(READY) $(DEMO)/prompts.parquet ## The same into a Ceph S3 store that is started for it
 	@command -v radosgw >/dev/null || { \

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Job = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
+Job = Annotated[
+    Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)
+]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="The output.uri of a run.", show_default=False)
 ]
@@ -29,7 +31,11 @@ Detach = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job file."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the job file; of a run that exists, a free one (limits.…).",
+    ),
 ]
 StrictVersions = Annotated[
     bool, typer.Option("--strict-versions", help="Refuse other library versions than before.")

@@ -177,7 +177,7 @@ def _rate(progress: Progress) -> str:
 def _rest(progress: Progress) -> str:
     if not progress.workers and progress.decided_rows < progress.planned_rows:
         return "starting workers …"
-    parts = [f"{progress.workers} workers"]
+    parts = [f"{progress.workers} worker{'' if progress.workers == 1 else 's'}"]
     if progress.quarantined_rows:
         parts.append(f"{progress.quarantined_rows} quarantined")
     eta = progress.eta_s(time.monotonic())

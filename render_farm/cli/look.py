@@ -222,7 +222,7 @@ def show(
 def sample(
     run: args.Run,
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("sheet.png"),
-    count: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 48,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many samples at most.")] = 48,
     as_json: args.Json = False,
     verbose: args.Verbose = False,
 ) -> None:

@@ -23,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Render Parquet datasets of prompts into images, exactly once, on one machine or on a "
     "Ray cluster, into S3-compatible storage.",
-    epilog="Exit codes: 0 every row done; 1 unexpected error; 2 wrong input, nothing rendered; "
-    "3 complete with quarantined rows; 4 stopped before the end, or cancelled.",
+    epilog="Exit codes of submit, resume and retry: 0 every row done; 1 unexpected error; 2 wrong "
+    "input, nothing rendered; 3 complete with quarantined rows; 4 stopped before the end, or "
+    "cancelled. Of verify: 0 whole, 1 not, 4 incomplete. Of status: 0 if it could be read.",
 )
 for commands in (render, look, change):
     commands.register(app)

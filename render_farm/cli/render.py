@@ -89,7 +89,10 @@ def retry(
         bool, typer.Option("--cancelled", help="Take the rows of cancelled shards too.")
     ] = False,
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="Write the child's dataset and render nothing.")
+        bool,
+        typer.Option(
+            "--plan-only", help="Write the child's dataset, to be mended; render nothing."
+        ),
     ] = False,
     address: args.Address = None,
     local: args.Local = False,
@@ -110,7 +113,8 @@ def retry(
         child = make_child(parent, read_record(parent), cancelled=cancelled)
         if plan_only:
             report.data = {"run": child.uri, "rows": child.rows}
-            report.say(f"{child.uri}: {child.rows} rows to retry")
+            report.say(f"{child.uri}/prompts.parquet: {child.rows} rows to retry")
+            report.say(f"mend them there if they need it; then: render-farm retry {run}")
             return
         free = free_keys(child.job, tuple(overrides or ()))
         # The parent's store was probed when it was submitted, and this is the same one.

@@ -150,7 +150,7 @@ def connect(address: str | None, workers: WorkersSpec) -> Resources:
             num_cpus=max(os.cpu_count() or 1, count * workers.cpus),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             configure_logging=False,
             _node_ip_address="127.0.0.1",
         )

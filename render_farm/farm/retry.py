@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from render_farm.errors import InputError
+from render_farm.job.prompts import survey
 from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
 from render_farm.ledger import keys
 from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
@@ -40,7 +41,8 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
     """The child run to go on with: the newest one if it is open, else a new one.
 
     A new one's dataset is written next to it: the quarantined rows, with `cancelled` the cancelled
-    ones too, that no child has rendered yet.
+    ones too, that no child has rendered yet. One that was planned before is taken as it lies there,
+    so that people can mend its rows in between.
 
     Raises:
         InputError: there is no such row.
@@ -50,15 +52,15 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
         newest = read_record(children[-1])
         if len(list(closed_shards(children[-1], newest.plan.shards))) < newest.plan.shards:
             return Child(children[-1].uri, newest.job, newest.plan.rows)
-    done = {row for child in children for row in done_origins(child)}
     folder = keys.retry(len(children) + 1)
-    rows = write_rows(
-        store,
-        record,
-        f"{folder}/prompts.parquet",
-        _chosen(store, record.plan.shards, done, cancelled),
-    )
     uri = join_uri(store.uri, folder)
+    job = _child_job(record, uri, len(children) + 1)
+    dataset = f"{folder}/prompts.parquet"
+    if exists(store, dataset):
+        return Child(uri, job, sum(file.rows for file in survey(job.prompts.path).files))
+    done = {row for child in children for row in done_origins(child)}
+    chosen = _chosen(store, record.plan.shards, done, cancelled)
+    rows = write_rows(store, record, dataset, chosen)
     if not rows:
         what = "quarantined or cancelled" if cancelled else "quarantined"
         raise InputError.of(
@@ -67,7 +69,7 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
             f"a run with rows that are {what}",
             "nothing is to be done" if cancelled else "add --cancelled for cancelled rows",
         )
-    return Child(uri, _child_job(record, uri, len(children) + 1), rows)
+    return Child(uri, job, rows)
 
 
 def _chosen(

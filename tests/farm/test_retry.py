@@ -143,3 +143,25 @@ def make_stop() -> Callable[[Run], None]:
         driver.drive()
 
     return stop_after_the_first_shards
+
+
+def test_rows_that_were_mended_after_planning_are_rendered_as_mended(run: Run):
+    run.drive(refusing())
+    planned = make_child(run.store, run.record, cancelled=False)
+    key = "retries/001/prompts.parquet"
+    table = pq.read_table(pa.BufferReader(run.store.get(key)))
+    mended = table.set_column(
+        table.column_names.index("prompt"), "prompt", pa.array(["mended 3", "mended 17"])
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(mended, sink)
+    run.store.put(key, sink.getvalue().to_pybytes())
+    child = child_of(run)
+    assert (planned.rows, child.record.plan.rows) == (2, 2)
+    assert child.drive(refusing()).reason is None
+    (receipt,) = iter_receipts(child.store)
+    metadata = shard_metadata(child.store, receipt)
+    assert metadata is not None
+    assert set(metadata["prompt"].to_pylist()) == {"mended 3", "mended 17"}
+    verdict = verify_run(run.store, run.record).with_child(verify_run(child.store, child.record))
+    assert verdict.rows["quarantined"] == 0
