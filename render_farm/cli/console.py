@@ -59,8 +59,6 @@ def set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_FieldFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    # Ray announces at every start that token authentication is on.
-    logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("render_farm").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
