@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from render_farm.errors import RowError, shown
 from render_farm.job.request import RenderRequest
-
-MOST_PIXELS_A_SIDE = 8192
-MOST_GUIDANCE = 100.0
-MOST_SEED = 2**63 - 1
+from render_farm.job.seeds import SEED_LIMIT
+from render_farm.job.spec import MAX_GUIDANCE, MAX_SIDE_PX
 
 # Thresholds of the flags, in 8-bit values. "flat" means that at least 99.5 % of the picture lies
 # within FLAT_RANGE of its median in every channel: a plain colour with compression-like noise.
@@ -34,13 +32,13 @@ def check_request(request: RenderRequest, size_factor: int) -> None:
     for field in ("width", "height"):
         check_side(field, getattr(request, field), size_factor)
     guidance = request.guidance_scale
-    if not (_is_number(guidance) and math.isfinite(guidance) and 0 <= guidance <= MOST_GUIDANCE):
+    if not (_is_number(guidance) and math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE):
         raise RowError(
             "bad_guidance_scale",
-            f"guidance_scale: {shown(guidance)} (allowed: 0 to {MOST_GUIDANCE:g})",
+            f"guidance_scale: {shown(guidance)} (allowed: 0 to {MAX_GUIDANCE:g})",
         )
-    if not (_is_whole(request.seed) and 0 <= request.seed <= MOST_SEED):
-        raise RowError("bad_seed", f"seed: {shown(request.seed)} (allowed: 0 to {MOST_SEED})")
+    if not (_is_whole(request.seed) and 0 <= request.seed < SEED_LIMIT):
+        raise RowError("bad_seed", f"seed: {shown(request.seed)} (allowed: 0 to {SEED_LIMIT - 1})")
 
 
 def check_side(field: str, value: int, size_factor: int) -> None:
@@ -48,12 +46,12 @@ def check_side(field: str, value: int, size_factor: int) -> None:
 
     Raises: `RowError` ``bad_size``.
     """
-    if _is_whole(value) and size_factor <= value <= MOST_PIXELS_A_SIDE and value % size_factor == 0:
+    if _is_whole(value) and size_factor <= value <= MAX_SIDE_PX and value % size_factor == 0:
         return
     raise RowError(
         "bad_size",
         f"{field}: {shown(value)} (allowed: multiples of {size_factor} "
-        f"from {size_factor} to {MOST_PIXELS_A_SIDE})",
+        f"from {size_factor} to {MAX_SIDE_PX})",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from render_farm.engine.checks import MOST_GUIDANCE, check_side
+from render_farm.engine.checks import check_side
 from render_farm.engine.folder import FolderFacts
 from render_farm.engine.rehearsal import SIZE_FACTOR
 from render_farm.engine.schedulers import NAMES, check_scheduler, step_bounds
@@ -27,8 +27,6 @@ class Parameters(Protocol):
     @property
     def steps(self) -> int: ...
     @property
-    def guidance_scale(self) -> float: ...
-    @property
     def scheduler(self) -> str: ...
 
 
@@ -38,15 +36,6 @@ def check_defaults(defaults: Parameters, facts: FolderFacts | None) -> list[Prob
     Imports no torch.
     """
     problems = _size_problems(defaults, facts.size_factor if facts else SIZE_FACTOR)
-    if defaults.guidance_scale > MOST_GUIDANCE:
-        problems.append(
-            Problem(
-                "defaults.guidance_scale",
-                shown(defaults.guidance_scale),
-                f"0 to {MOST_GUIDANCE:g}",
-                "set it to a number in this range",
-            )
-        )
     if facts is None:
         return problems + _scheduler_problems(defaults, ANY_BETAS, "")
     own_class = facts.layout.components.get("scheduler", "")

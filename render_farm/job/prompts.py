@@ -6,7 +6,6 @@ therefore what was pinned, even when somebody writes to the dataset while the ru
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from render_farm.job.discover import find_files
 from render_farm.job.plan import Shard
 from render_farm.job.schema import check_values_fit, conform, doubtful_columns, first_line, unify
 from render_farm.store.base import Store
+from render_farm.store.copy import copy_digested
 from render_farm.store.open import open_store
-
-_COPY_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +125,8 @@ class ShardReader:
 
 
 def _copy(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
     try:
-        with store.open(key) as source:
-            while block := source.read(_COPY_BYTES):
-                digest.update(block)
-                size += into.write(block)
-        into.flush()
+        return copy_digested(store, key, into)
     except NotFound as error:
         raise InputError.of(
             "prompts.path", f"{store.uri}/{key}", "a file that is there", "put the file back"
@@ -143,7 +136,6 @@ def _copy(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
             f"{store.uri}/{key} could not be copied to {tempfile.gettempdir()} ({error})",
             "Make room there, or set TMPDIR to a folder with room; then go on.",
         ) from error
-    return size, digest.hexdigest()
 
 
 def _copy_pinned(store: Store, pinned: PromptFile, into: BinaryIO) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,7 @@ from render_farm.output.containers import iter_samples
 from render_farm.output.layout import StoredSample
 from render_farm.output.parquet import read_metadata
 from render_farm.store.base import Store
-
-_BLOCK = 4 * 1024 * 1024
+from render_farm.store.copy import copy_digested
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +39,10 @@ class Fetched:
 @contextmanager
 def fetched(store: Store, key: str) -> Iterator[Fetched]:
     """A copy of an object on local disk, digested on the way. Raises: `NotFound`."""
-    digest, size = hashlib.sha256(), 0
     with tempfile.TemporaryFile(prefix="render-farm-") as copy:
-        with store.open(key) as source:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                size += copy.write(block)
+        size, sha256 = copy_digested(store, key, copy)
         copy.seek(0)
-        yield Fetched(copy, size, digest.hexdigest())
+        yield Fetched(copy, size, sha256)
 
 
 def object_of(receipt: Receipt, suffix: str) -> DataObject | None:
