@@ -20,12 +20,10 @@ from render_farm.engine.device import (
     library_versions,
 )
 from render_farm.engine.model import LoadedPipeline
-from render_farm.engine.sampler import Refused, Rendered, SamplerInfo
+from render_farm.engine.sampler import Refused, Rendered, SamplerInfo, SortKey
 from render_farm.engine.schedulers import check_scheduler, make_scheduler
 from render_farm.errors import RowError, shown
 from render_farm.job.request import RenderRequest
-
-Group = tuple[int, int, int, float, str, bool]
 
 
 class CallSampler:
@@ -78,7 +76,7 @@ class CallSampler:
                 f"{type(self._pipeline).__name__} makes no use of it)",
             )
 
-    def group(self, request: RenderRequest) -> Group:
+    def order(self, request: RenderRequest) -> SortKey:
         """What requests must share to be rendered by one call.
 
         Whether there is a negative prompt is part of it: pipelines such as Stable Diffusion XL
@@ -104,7 +102,7 @@ class CallSampler:
 
         At most one request beyond the batch in hand is taken: the first of the next group.
         """
-        for batch in batches(requests, batch_size, self.group):
+        for batch in batches(requests, batch_size, self.order):
             yield from self._answers(batch, batch_size)
 
     def _answers(

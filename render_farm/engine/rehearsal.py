@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from render_farm.engine.batches import batches
 from render_farm.engine.checks import check_request, picture_flags
-from render_farm.engine.sampler import Refused, Rendered, SamplerInfo
+from render_farm.engine.sampler import Refused, Rendered, SamplerInfo, SortKey
 from render_farm.engine.schedulers import NAMES
 from render_farm.errors import RowError, shown
 from render_farm.job.request import RenderRequest
@@ -76,9 +76,9 @@ class RehearsalSampler:
                 "bad_steps", f"steps: {shown(request.steps)} (allowed: 1 to {MOST_STEPS})"
             )
 
-    def group(self, request: RenderRequest) -> tuple[int, int]:
+    def order(self, request: RenderRequest) -> SortKey:
         """Pictures of one size share a batch."""
-        return request.width, request.height
+        return _size(request)
 
     def default_batch_size(self, width: int, height: int) -> int:
         """Always the same: memory does not matter here."""
@@ -89,7 +89,7 @@ class RehearsalSampler:
         self, requests: Iterable[RenderRequest], batch_size: int
     ) -> Iterator[Rendered | Refused]:
         """Draw requests lazily, batch by batch; see `Sampler.render`. Refuses none."""
-        for batch in batches(requests, batch_size, self.group):
+        for batch in batches(requests, batch_size, _size):
             for request in batch:
                 yield self._draw(request, batch_size)
 
@@ -105,6 +105,10 @@ class RehearsalSampler:
             render_s=self._clock() - began_s,
             flags=picture_flags(pixels),
         )
+
+
+def _size(request: RenderRequest) -> tuple[int, int]:
+    return request.width, request.height
 
 
 def draw(prompt: str, seed: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from render_farm.job.request import RenderRequest
+
+SortKey: TypeAlias = tuple[int | float | str | bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,15 @@ class Sampler(Protocol):
         """
         ...
 
-    def group(self, request: RenderRequest) -> Hashable:
-        """Requests of equal group can share a batch. Sorting by it keeps batches full."""
+    def order(self, request: RenderRequest) -> SortKey:
+        """Requests sorted by this keep the batches full. They can be rendered in any order."""
         ...
 
     def default_batch_size(self, width: int, height: int) -> int:
-        """The batch size to start with for images of this size (px) on this device."""
+        """The batch size to start with for images of this size (px) on this device.
+
+        May measure the device, which takes seconds: ask only where none is settled yet.
+        """
         ...
 
     def render(

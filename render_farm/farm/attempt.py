@@ -121,13 +121,13 @@ class Attempt:
             flight.landed()
 
     def _order(self, request: RenderRequest) -> tuple[object, ...]:
-        """Equal sizes together, then equal groups, then rows in order."""
-        return _size(request), repr(self.sampler.group(request)), request.row, request.sample
+        """Equal sizes together, then what keeps the engine's batches full, then rows in order."""
+        return _size(request), self.sampler.order(request), request.row, request.sample
 
     def _render_size(self, flight: InFlight, requests: Sequence[RenderRequest]) -> None:
         """Render requests of one size; when a batch does not fit, go on with half of it."""
         size, device = _size(requests[0]), self.sampler.info.device
-        batch = adopt_shape(self.store, device, size, self._first_batch(size))
+        batch = adopt_shape(self.store, device, size, lambda: self._first_batch(size))
         left = {request.key: request for request in requests}
         while left:
             try:

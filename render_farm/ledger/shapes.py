@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 from render_farm.ledger import keys
 from render_farm.ledger.settle import settle
@@ -17,12 +18,14 @@ PATIENCE_S = 60.0
 """How long a worker waits to learn which shape was settled."""
 
 
-def adopt_shape(store: Store, device: str, size: tuple[int, int], default: int) -> int:
-    """The batch size in force for images of `size` (width, height in px); `default` if none is.
+def adopt_shape(
+    store: Store, device: str, size: tuple[int, int], propose: Callable[[], int]
+) -> int:
+    """The batch size in force for images of `size` (width, height in px).
 
-    The first worker to ask settles it.
+    The first worker to ask settles it; only where none is settled yet is `propose` called.
     """
-    return _settled(store, device, size) or _settle(store, device, size, 1, default)
+    return _settled(store, device, size) or _settle(store, device, size, 1, propose())
 
 
 def lower_shape(store: Store, device: str, size: tuple[int, int], failed: int) -> int:

@@ -190,7 +190,7 @@ def test_groups_that_alternate_change_no_picture(sampler, eight, request_of):
         for request in eight
     ]
     alternating = pictures(sampler.render(mixed, 2))
-    sorted_ = pictures(sampler.render(sorted(mixed, key=sampler.group), 2))
+    sorted_ = pictures(sampler.render(sorted(mixed, key=sampler.order), 2))
     assert alternating == sorted_
 
 

@@ -17,7 +17,7 @@ DEVICE = "NVIDIA H100 80GB HBM3"
 
 
 def adopted(store, default: int = 99) -> int:
-    return adopt_shape(store, DEVICE, SIZE, default)
+    return adopt_shape(store, DEVICE, SIZE, lambda: default)
 
 
 def test_the_first_worker_settles_it_and_all_others_adopt_it() -> None:
@@ -44,8 +44,8 @@ def test_workers_that_ask_at_once_adopt_the_same() -> None:
 def test_sizes_and_devices_have_shapes_of_their_own() -> None:
     store = MemoryStore()
     adopted(store, 16)
-    assert adopt_shape(store, DEVICE, (768, 512), 8) == 8
-    assert adopt_shape(store, "NVIDIA A100", SIZE, 4) == 4
+    assert adopt_shape(store, DEVICE, (768, 512), lambda: 8) == 8
+    assert adopt_shape(store, "NVIDIA A100", SIZE, lambda: 4) == 4
     assert adopted(store) == 16
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from render_farm.engine.rehearsal import RehearsalSampler
-from render_farm.engine.sampler import Refused, Rendered, Sampler, SamplerInfo
+from render_farm.engine.sampler import Refused, Rendered, Sampler, SamplerInfo, SortKey
 from render_farm.errors import DeviceLost, OutOfMemory
 from render_farm.farm.messages import WorkerOptions
 from render_farm.job.request import RenderRequest
@@ -42,8 +42,8 @@ class CuedSampler:
     def check(self, request: RenderRequest) -> None:
         self._inner.check(request)
 
-    def group(self, request: RenderRequest) -> Hashable:
-        return self._inner.group(request)
+    def order(self, request: RenderRequest) -> SortKey:
+        return self._inner.order(request)
 
     def default_batch_size(self, width: int, height: int) -> int:
         return self._inner.default_batch_size(width, height)

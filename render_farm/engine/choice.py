@@ -1,0 +1,93 @@
+"""Which engine renders a model: step batching where the pipeline is known inside out, else calls.
+
+Decided from the folder's small files alone, so that `validate` and every worker agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from render_farm.engine.folder import FolderFacts
+from render_farm.engine.schedulers import SCHEDULERS
+from render_farm.errors import ModelError
+
+ENGINES = ("auto", "steps", "call", "rehearsal")
+
+STEPPED_PIPELINES: Mapping[str, tuple[str, ...]] = {
+    "StableDiffusionPipeline": ("text_encoder", "tokenizer", "unet", "vae", "scheduler"),
+    "StableDiffusionXLPipeline": (
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "unet",
+        "vae",
+        "scheduler",
+    ),
+}
+"""The pipelines that can be stepped, each with the components that it needs for it."""
+
+
+def choose_engine(wanted: str, facts: FolderFacts, offload: str = "none") -> str:
+    """``steps`` or ``call`` for the model in a folder; ``auto`` is ``steps`` where it can be.
+
+    Raises: `ModelError` when the engine is not known, or cannot render this model.
+    """
+    if wanted not in ("auto", "steps", "call"):
+        raise ModelError("model.engine", wanted, ", ".join(ENGINES), "set model.engine: auto")
+    if wanted == "call":
+        return "call"
+    obstacle = _obstacle(facts, offload)
+    if obstacle is None:
+        return "steps"
+    if wanted == "auto":
+        return "call"
+    raise ModelError(
+        "model.engine",
+        f"steps: {facts.path} {obstacle}",
+        "steps for Stable Diffusion 1.x, 2.x and XL text-to-image models as they are published, "
+        "held whole on the device",
+        "set model.engine: auto, which renders this model by calls",
+    )
+
+
+def _obstacle(facts: FolderFacts, offload: str) -> str | None:
+    """What keeps a model from being stepped; None if nothing does."""
+    needed = STEPPED_PIPELINES.get(facts.pipeline_class)
+    if needed is None:
+        return f"is a {facts.pipeline_class}"
+    missing = [name for name in needed if name not in facts.layout.components]
+    if missing:
+        return f"has no {missing[0]}"
+    scheduler = facts.layout.components["scheduler"]
+    if scheduler not in {each.class_name for each in SCHEDULERS.values()}:
+        return f"has a {scheduler}"
+    if offload != "none":
+        return f"is to be loaded with model.offload: {offload}"
+    return _unet_obstacle(facts)
+
+
+def _unet_obstacle(facts: FolderFacts) -> str | None:
+    path = Path(facts.path) / "unet" / "config.json"
+    config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    embeds = "text_time" if facts.pipeline_class == "StableDiffusionXLPipeline" else None
+    expected = {
+        "_class_name": "UNet2DConditionModel",
+        "addition_embed_type": embeds,
+        "attention_type": "default",
+        "class_embed_type": None,
+        "cross_attention_norm": None,
+        "encoder_hid_dim_type": None,
+        "only_cross_attention": False,
+        "time_cond_proj_dim": None,
+    }
+    for key, value in expected.items():
+        found = config.get(key, value)
+        if found != value:
+            return f"has a U-Net with {key}: {found}"
+    if config.get("in_channels") != config.get("out_channels"):
+        return f"has a U-Net that takes {config.get('in_channels')} channels"
+    return None
