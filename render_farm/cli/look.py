@@ -161,7 +161,12 @@ def verify(
             verdict = verdict.with_child(verify_run(child, read_record(child)))
         replays = []
         if replay:
-            replays = replay_samples(store, record, replay, build_here(record, model_cache()))
+            replays = replay_samples(
+                store,
+                record,
+                replay,
+                lambda compiled: build_here(record, model_cache(), compiled=compiled),
+            )
         mismatches = [result for result in replays if result.mismatch]
         report.data = verdict.to_json() | {
             "replayed": len(replays),

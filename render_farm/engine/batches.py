@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from render_farm.job.request import RenderRequest
+
+Item = TypeVar("Item")
 
 
 def batches(
@@ -33,6 +36,6 @@ def batches(
         yield batch
 
 
-def padded(batch: Sequence[RenderRequest], batch_size: int) -> list[RenderRequest]:
-    """The batch at its full size, the last request repeated."""
+def padded(batch: Sequence[Item], batch_size: int) -> list[Item]:
+    """The batch at its full size, its last item repeated."""
     return [*batch, *[batch[-1]] * (batch_size - len(batch))]

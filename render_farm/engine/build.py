@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from render_farm.engine.choice import ENGINES, choose_engine
+from render_farm.engine.folder import check_folder
 from render_farm.engine.rehearsal import RehearsalSampler
 from render_farm.engine.sampler import Sampler
 from render_farm.engine.source import ModelSource
 from render_farm.errors import ModelError
 
-ENGINES = ("auto", "call", "rehearsal")
+if TYPE_CHECKING:
+    from render_farm.engine.model import LoadedPipeline
 
 
 def build_sampler(
@@ -17,7 +23,7 @@ def build_sampler(
     threads: int = 1,
     seconds_per_image: float = 0.0,
 ) -> Sampler:
-    """The sampler for `model.engine`; ``auto`` is ``call``.
+    """The sampler for `model.engine`; ``auto`` is ``steps`` where the model allows it.
 
     `threads` is how many threads a CPU renders with; see `set_threads` for why it is one.
     `seconds_per_image` slows a rehearsal down.
@@ -27,16 +33,24 @@ def build_sampler(
     if engine == "rehearsal":
         return RehearsalSampler(seconds_per_image=seconds_per_image)
     if engine not in ENGINES:
-        raise ModelError(
-            "model.engine",
-            f"{engine}: " + ("not yet in this version" if engine == "steps" else "not known"),
-            ", ".join(ENGINES),
-            "set model.engine: auto",
-        )
+        raise ModelError("model.engine", engine, ", ".join(ENGINES), "set model.engine: auto")
     # Importing torch and diffusers takes seconds, and the command line must not wait for it.
-    from render_farm.engine.call import CallSampler  # noqa: PLC0415
     from render_farm.engine.device import set_threads  # noqa: PLC0415
-    from render_farm.engine.model import load_pipeline  # noqa: PLC0415
+    from render_farm.engine.model import load_pipeline, local_folder  # noqa: PLC0415
 
     set_threads(threads)
-    return CallSampler(load_pipeline(source))
+    source = replace(source, path=str(local_folder(source)))
+    facts = check_folder(source.path, safety_checker=source.safety_checker)
+    chosen = choose_engine(engine, facts, source.offload)
+    return _on_top(chosen, load_pipeline(source), source)
+
+
+def _on_top(engine: str, loaded: LoadedPipeline, source: ModelSource) -> Sampler:
+    from render_farm.engine.call import CallSampler  # noqa: PLC0415
+    from render_farm.engine.compiling import is_compiled  # noqa: PLC0415
+    from render_farm.engine.steps import StepSampler  # noqa: PLC0415
+
+    compiled = is_compiled(source, loaded.device)
+    if engine == "steps":
+        return StepSampler(loaded, compiled)
+    return CallSampler(loaded, compiled)

@@ -7,21 +7,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from render_farm.engine.batches import batches, padded
-from render_farm.engine.checks import check_request, picture_flags
-from render_farm.engine.device import (
-    device_failure,
-    first_batch_size,
-    free_cache,
-    library_versions,
-)
+from render_farm.engine.checks import check_request
+from render_farm.engine.device import first_batch_size, library_versions
+from render_farm.engine.guard import Fault, attempt, halves
 from render_farm.engine.model import LoadedPipeline
-from render_farm.engine.sampler import Refused, Rendered, SamplerInfo, SortKey
+from render_farm.engine.pictures import Made, Picture, answer, inspected
+from render_farm.engine.sampler import (
+    Refused,
+    Rendered,
+    SamplerInfo,
+    SortKey,
+    batch_shape_label,
+)
 from render_farm.engine.schedulers import check_scheduler, make_scheduler
+from render_farm.engine.tokens import TokenCounter
 from render_farm.errors import RowError, shown
 from render_farm.job.request import RenderRequest
 
@@ -30,19 +32,29 @@ class CallSampler:
     """A `Sampler` on top of any diffusers text-to-image pipeline.
 
     Every lane has a noise generator of its own on the CPU, seeded with its request's seed, and
-    every call has the full batch, so what a lane holds depends on its request alone. `clock`
-    returns seconds.
+    every call has the full batch, so what a lane holds depends on its request alone. `compiled`
+    compiles the pipeline's denoiser, once for each shape. `clock` returns seconds.
     """
 
     def __init__(
-        self, loaded: LoadedPipeline, clock: Callable[[], float] = time.perf_counter
+        self,
+        loaded: LoadedPipeline,
+        compiled: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._loaded = loaded
         self._pipeline = loaded.pipeline
         self._clock = clock
+        denoiser = _denoiser(loaded.pipeline)
+        self._compiled = compiled and denoiser is not None
+        if self._compiled:
+            denoiser.compile(dynamic=False)
+        if getattr(loaded.pipeline, "watermark", None) is not None:
+            # drawn where its library happens to be installed, so not by every worker
+            loaded.pipeline.watermark = None
         self._parameters = frozenset(inspect.signature(loaded.pipeline.__call__).parameters)
         self._own_scheduler = getattr(loaded.pipeline, "scheduler", None)
-        self._tokenizers = tuple(_tokenizers(loaded.pipeline))
+        self._tokens = TokenCounter(loaded.pipeline)
         self._info = SamplerInfo(
             engine="call",
             device=loaded.device_name,
@@ -110,54 +122,23 @@ class CallSampler:
     ) -> Iterator[Rendered | Refused]:
         """Answer a batch; one that fails is halved until the requests at fault are alone."""
         began_s = self._clock()
-        try:
-            pixels, sound = self._call(padded(batch, batch_size))
-        except Exception as error:  # noqa: BLE001  the row: whatever it raises, it is quarantined
-            failure = device_failure(error, batch_size)
-            reason = _reason(error)
+        lanes = padded(batch, batch_size)
+        called = attempt(lambda: self._call(lanes), self._loaded.device, batch_size)
+        if not isinstance(called, Fault):
+            first, share_s = batch[0], (self._clock() - began_s) / len(batch)
+            label = batch_shape_label(batch_size, first.width, first.height, self._compiled)
+            for request, picture in zip(batch, called, strict=False):
+                cut = self._tokens.cut(request.prompt)
+                yield answer(request, picture, Made(label, share_s, cut, self._loaded.dtype))
+        elif len(batch) == 1:
+            yield Refused(batch[0], called.error_type, called.error)
         else:
-            share_s = (self._clock() - began_s) / len(batch)
-            for lane, request in enumerate(batch):
-                yield self._answer(request, pixels[lane], bool(sound[lane]), batch_size, share_s)
-            return
-        # Only here, where the exception and the tensors that its traceback holds are gone.
-        if failure is not None:
-            free_cache(self._loaded.device)
-            raise failure
-        if len(batch) == 1:
-            yield Refused(batch[0], *reason)
-            return
-        middle = len(batch) // 2
-        yield from self._answers(batch[:middle], batch_size)
-        yield from self._answers(batch[middle:], batch_size)
-
-    def _answer(
-        self,
-        request: RenderRequest,
-        pixels: NDArray[np.uint8],
-        sound: bool,
-        batch_size: int,
-        share_s: float,
-    ) -> Rendered | Refused:
-        if not sound:
-            return Refused(
-                request,
-                "non_finite",
-                f"the model returned NaN or infinity in {self._info.dtype}; bfloat16 or float32 "
-                "may render it",
-            )
-        return Rendered(
-            request=request,
-            pixels=pixels,
-            batch_shape=f"{batch_size}x{request.width}x{request.height}",
-            render_s=share_s,
-            cut_tokens=self._cut_tokens(request.prompt),
-            flags=picture_flags(pixels),
-        )
+            for half in halves(batch):
+                yield from self._answers(half, batch_size)
 
     @torch.inference_mode()
-    def _call(self, lanes: Sequence[RenderRequest]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """One pipeline call: uint8 [B, H, W, 3], and which lanes hold finite numbers, bool [B]."""
+    def _call(self, lanes: Sequence[RenderRequest]) -> list[Picture]:
+        """One pipeline call: a picture for each lane."""
         first = lanes[0]
         if self._own_scheduler is not None:
             self._pipeline.scheduler = make_scheduler(first.scheduler, self._own_scheduler)
@@ -172,7 +153,8 @@ class CallSampler:
             sound &= torch.isfinite(last.latents).flatten(1).all(dim=1).to(sound.device)
         pixels = (images.float().nan_to_num() * 255).round().to(torch.uint8)
         pixels = pixels.permute(0, 2, 3, 1).contiguous()  # [B, H, W, 3]
-        return pixels.cpu().numpy(), sound.cpu().numpy()
+        pictures = map(Picture, pixels.cpu().numpy(), sound.tolist())
+        return inspected(list(pictures), self._loaded.safety)
 
     def _arguments(self, lanes: Sequence[RenderRequest], last: _LastLatents) -> dict[str, Any]:
         first = lanes[0]
@@ -188,6 +170,8 @@ class CallSampler:
             arguments["guidance_scale"] = float(first.guidance_scale)
         if first.negative_prompt:
             arguments["negative_prompt"] = [request.negative_prompt for request in lanes]
+        if self._loaded.clip_skip is not None:
+            arguments["clip_skip"] = self._loaded.clip_skip
         if "callback_on_step_end" in self._parameters:
             arguments["callback_on_step_end"] = last
         return arguments
@@ -200,15 +184,10 @@ class CallSampler:
     def _scheduler_config(self) -> Mapping[str, Any]:
         return {} if self._own_scheduler is None else self._own_scheduler.config
 
-    def _cut_tokens(self, prompt: str) -> int:
-        """Tokens of the prompt that no text encoder saw: the fewest that a tokenizer cuts."""
-        return min(
-            (
-                max(0, len(tokenizer(prompt).input_ids) - length)
-                for tokenizer, length in self._tokenizers
-            ),
-            default=0,
-        )
+
+def _denoiser(pipeline: Any) -> Any:
+    """The network that a pipeline calls at every step; None where it has another name."""
+    return getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
 
 
 class _LastLatents:
@@ -222,21 +201,3 @@ class _LastLatents:
     ) -> dict[str, Any]:
         self.latents = tensors.get("latents")
         return {}
-
-
-def _tokenizers(pipeline: Any) -> Iterator[tuple[Any, int]]:
-    """The pipeline's tokenizers, each with the number of tokens that its encoder takes."""
-    parameters = inspect.signature(pipeline.__call__).parameters
-    asked = parameters.get("max_sequence_length")
-    most = asked.default if asked is not None and isinstance(asked.default, int) else None
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer = getattr(pipeline, name, None)
-        if tokenizer is not None:
-            length = tokenizer.model_max_length
-            yield tokenizer, length if most is None else min(length, most)
-
-
-def _reason(error: Exception) -> tuple[str, str]:
-    if isinstance(error, RowError):
-        return error.error_type, error.message
-    return type(error).__name__, str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ BLACK_LUMA = 4
 WHITE_LUMA = 251
 FLAT_RANGE = 2
 SHARE = 0.995
+
+FAULTS = frozenset({"black", "white", "flat"})
+"""The flags of `picture_flags`: such a picture shows nothing."""
 
 
 def check_request(request: RenderRequest, size_factor: int) -> None:
@@ -70,6 +74,11 @@ def picture_flags(pixels: NDArray[np.uint8]) -> tuple[str, ...]:
     if _is_flat(pixels):
         flags.append("flat")
     return tuple(flags)
+
+
+def faults(flags: Iterable[str]) -> tuple[str, ...]:
+    """Of a picture's flags those that make it a failure; the others are information."""
+    return tuple(flag for flag in flags if flag in FAULTS)
 
 
 def _is_flat(pixels: NDArray[np.uint8]) -> bool:

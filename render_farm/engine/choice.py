@@ -78,6 +78,7 @@ def _unet_obstacle(facts: FolderFacts) -> str | None:
         "_class_name": "UNet2DConditionModel",
         "addition_embed_type": embeds,
         "attention_type": "default",
+        "center_input_sample": False,
         "class_embed_type": None,
         "cross_attention_norm": None,
         "encoder_hid_dim_type": None,

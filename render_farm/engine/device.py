@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -15,6 +17,8 @@ from render_farm.errors import DeviceLost, EngineError, ModelError, OutOfMemory
 CPU_PIXELS_A_BATCH = 2 * 512 * 512
 MOST_ON_CPU = 8
 MOST_ON_ACCELERATOR = 32
+MOST_MEASURED = 64
+"""The largest batch that is tried where batches are chosen by measuring."""
 # Decoding is the peak: about 1.5 GiB for 512 × 512 in float16, guidance included.
 BYTES_A_PIXEL_HALF = 6 * 1024
 USABLE_MEMORY = 0.9
@@ -107,11 +111,21 @@ def set_threads(count: int) -> None:
 def settle_kernels(device: torch.device) -> None:
     """Let the shape alone decide which kernels run: never a race between them, never a random one.
 
-    Promised pictures depend on it. Holds for the whole process.
+    Promised pictures depend on it. On CUDA no product is split along its inner dimension, where
+    the parts would be added in an order of their own for some rows of a batch. Holds for the whole
+    process, and for cuBLAS only if nothing was computed on the device before.
     """
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    matmul = torch.backends.cuda.matmul
+    # torch 2.9 cannot say it for split-K alone
+    splits = hasattr(matmul, "allow_fp16_reduced_precision_reduction_split_k")
+    whole: Any = (False, False) if splits else False
+    matmul.allow_fp16_reduced_precision_reduction = whole
+    matmul.allow_bf16_reduced_precision_reduction = whole
 
 
 def first_batch_size(device: torch.device, dtype: torch.dtype, width: int, height: int) -> int:
@@ -159,6 +173,12 @@ def device_failure(error: Exception, batch_size: int) -> EngineError | None:
     if isinstance(error, torch.AcceleratorError) or any(sign in text for sign in _LOST):
         return DeviceLost(text)
     return None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def free_cache(device: torch.device) -> None:

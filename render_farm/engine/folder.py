@@ -6,16 +6,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from render_farm.engine.layout import ALLOWED, INDEX, Layout, custom_code, read_layout
+from render_farm.engine.source import LoraFile
 from render_farm.errors import ModelError
 
 # The pipelines' own rule: Stable Diffusion takes multiples of 8 whatever its decoder does.
 LEAST_FACTOR = 8
+# What transformers takes where a CLIP text encoder's configuration is silent.
+CLIP_LAYERS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,8 @@ class FolderFacts:
 
     `size_factor` divides every width and height (px). `default_width` and `default_height` (px)
     are the size the model was made for, None where the folder does not say. `tokenizer_length`
-    counts tokens, the markers at both ends included.
+    counts tokens, the markers at both ends included. `clip_layers` counts the layers of the CLIP
+    text encoder, of the shallowest where there are several; None where there is none.
     """
 
     path: str
@@ -33,6 +37,7 @@ class FolderFacts:
     default_width: int | None
     default_height: int | None
     tokenizer_length: int | None
+    clip_layers: int | None = None
 
     @property
     def pipeline_class(self) -> str:
@@ -40,10 +45,11 @@ class FolderFacts:
         return self.layout.pipeline_class
 
 
-def check_folder(path: str | Path) -> FolderFacts:
+def check_folder(path: str | Path, *, safety_checker: bool = False) -> FolderFacts:
     """Check that a local folder can be loaded safely, and read what it says about itself.
 
-    Takes milliseconds: reads only the small JSON files.
+    Takes milliseconds: reads only the small JSON files. `safety_checker` asks for the model's own
+    safety checker, which is left out otherwise.
 
     Raises: `ModelError` naming the file and the fix.
     """
@@ -62,7 +68,8 @@ def check_folder(path: str | Path) -> FolderFacts:
     for file in files:
         if file.endswith(".py"):
             raise custom_code(str(path), f"it contains {file}")
-    layout = read_layout(str(path), _read_json(index_path), files)
+    index = _read_json(index_path)
+    layout = read_layout(str(path), index, files, safety_checker=safety_checker)
     configs = {file: _read_json(root / file) for file in layout.files if file.endswith(".json")}
     for file, config in configs.items():
         if isinstance(config, dict) and "auto_map" in config:
@@ -70,22 +77,30 @@ def check_folder(path: str | Path) -> FolderFacts:
     return _facts(str(path), layout, configs)
 
 
-def model_digest(path: str | Path) -> str:
-    """SHA-256, hexadecimal, over what loading the folder reads.
+def model_digest(
+    path: str | Path, *, safety_checker: bool = False, loras: Sequence[LoraFile] = ()
+) -> str:
+    """SHA-256, hexadecimal, over what loading the folder and the LoRAs reads.
 
     It covers the relative paths and the contents of the files that are read: index,
-    configurations, tokenizers and the chosen safetensors. It does not depend on where the folder
-    lies, on times, or on files that loading ignores, so a hub snapshot and a copy of it agree.
-    Reads every byte of the weights, in pieces.
+    configurations, tokenizers and the chosen safetensors; of LoRAs the contents and the weights, in
+    their order. It does not depend on where the files lie, on times, or on files that loading
+    ignores, so a hub snapshot and a copy of it agree. Reads every byte of the weights, in pieces.
 
     Raises: `ModelError` as `check_folder` does.
     """
     total = hashlib.sha256()
-    for file in check_folder(path).layout.files:
-        with (Path(path) / file).open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{json.dumps(file)} {content}\n".encode())
+    for file in check_folder(path, safety_checker=safety_checker).layout.files:
+        total.update(f"{json.dumps(file)} {_file_digest(Path(path) / file)}\n".encode())
+    for lora in loras:
+        # a number where a file's line has a name: no file can be taken for a LoRA
+        total.update(f"{float(lora.weight)!r} {_file_digest(Path(lora.path))}\n".encode())
     return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _index_fix(root: Path) -> str:
@@ -148,12 +163,22 @@ def _facts(path: str, layout: Layout, configs: Mapping[str, Any]) -> FolderFacts
         default_height=height,
         # tokenizers without a limit of their own write 1e30
         tokenizer_length=length if isinstance(length, int) and length < 10**6 else None,
+        clip_layers=_clip_layers(layout, configs),
     )
 
 
 def _config(configs: Mapping[str, Any], file: str) -> dict[str, Any]:
     config = configs.get(file)
     return config if isinstance(config, dict) else {}
+
+
+def _clip_layers(layout: Layout, configs: Mapping[str, Any]) -> int | None:
+    layers = [
+        _config(configs, f"{name}/config.json").get("num_hidden_layers", CLIP_LAYERS)
+        for name, cls in layout.components.items()
+        if cls.startswith("CLIPTextModel")
+    ]
+    return min((count for count in layers if isinstance(count, int)), default=None)
 
 
 def _patch(transformer: Mapping[str, Any]) -> int:

@@ -30,19 +30,23 @@ _FP16 = re.compile(
     rf"|{_STEM}-\d+-of-\d+\.fp16\.safetensors"
     rf"|{_STEM}\.safetensors\.index\.fp16\.json"
 )
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 _SMALL = (".json", ".txt", ".model", ".spm", ".jinja")
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
 _LIBRARIES = ("diffusers", "transformers")
+
+CHECKER_CLASS = "StableDiffusionSafetyChecker"
+CHECKER_PARTS = ("feature_extractor", "safety_checker")
+"""What the index names beside the components that make a picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What loading reads: `components` maps names to classes, `files` are relative, sorted.
 
-    `left_out` are the components that the index names and that are loaded as None: the safety
-    checker and the feature extractor that only it uses. `variant` is ``fp16`` where a component
-    has no other weights.
+    `left_out` are the components that the index names and that the pipeline gets as None: the
+    safety checker and the feature extractor that only it uses. Where the checker is asked for,
+    `files` holds theirs as well. `variant` is ``fp16`` where a component has no other weights.
     """
 
     pipeline_class: str
@@ -52,13 +56,16 @@ class Layout:
     files: tuple[str, ...]
 
 
-def read_layout(where: str, index: object, paths: Collection[str]) -> Layout:
+def read_layout(
+    where: str, index: object, paths: Collection[str], *, safety_checker: bool = False
+) -> Layout:
     """Decide what to load of a model from its parsed index and the names of its files.
 
     `where` is the model as the user named it; `paths` are relative, with forward slashes.
+    `safety_checker` asks for the model's own safety checker.
 
     Raises: `ModelError` when a component is missing, has only pickled weights, or needs code
-    that is not part of diffusers or transformers.
+    that is not part of diffusers or transformers, and when there is no safety checker to load.
     """
     if not isinstance(index, dict) or "_class_name" not in index:
         raise ModelError(
@@ -81,6 +88,10 @@ def read_layout(where: str, index: object, paths: Collection[str]) -> Layout:
     for name, (full, fp16) in weights.items():
         files |= fp16 if variant and fp16 else full
         files |= _small_files(name, paths)
+    if safety_checker:
+        for name, (full, fp16) in _checker_weights(where, named, paths).items():
+            files |= full or fp16
+            files |= _small_files(name, paths)
     return Layout(pipeline_class, components, left_out, variant, tuple(sorted(files)))
 
 
@@ -136,7 +147,29 @@ def _left_out(index: Mapping[str, Any], named: Mapping[str, str]) -> tuple[str, 
     # feature extractor, whose class may be one that transformers 5 no longer has.
     if "safety_checker" not in index:
         return ()
-    return tuple(name for name in ("feature_extractor", "safety_checker") if name in named)
+    return tuple(name for name in CHECKER_PARTS if name in named)
+
+
+def _checker_weights(
+    where: str, named: Mapping[str, str], paths: Collection[str]
+) -> dict[str, tuple[set[str], set[str]]]:
+    """The weight files of the safety checker and of its feature extractor, which has none."""
+    found = {name: named.get(name) for name in CHECKER_PARTS}
+    if found["safety_checker"] != CHECKER_CLASS or found["feature_extractor"] is None:
+        raise ModelError(
+            "model.safety_checker",
+            f"true: {where} has "
+            + ", ".join(f"{name}: {shown(cls)}" for name, cls in found.items()),
+            f"true for a model whose {INDEX} names a {CHECKER_CLASS} and its feature_extractor",
+            "set model.safety_checker: false, or choose a model that has one",
+        )
+    try:
+        return {name: _weights(where, name, str(cls), paths) for name, cls in found.items()}
+    except ModelError as error:
+        problem = error.problem
+        raise ModelError(
+            "model.safety_checker", problem.value, problem.allowed, problem.fix
+        ) from error
 
 
 def _weights(where: str, name: str, cls: str, paths: Collection[str]) -> tuple[set[str], set[str]]:
@@ -153,7 +186,7 @@ def _weights(where: str, name: str, cls: str, paths: Collection[str]) -> tuple[s
     fp16 = {path for path in inside if _FP16.fullmatch(path.removeprefix(f"{name}/"))}
     if full or fp16 or cls.endswith(_WEIGHTLESS) or f"{name}/config.json" not in inside:
         return full, fp16
-    pickles = sorted(path for path in inside if path.endswith(_PICKLES))
+    pickles = sorted(path for path in inside if path.endswith(PICKLES))
     if pickles:
         raise ModelError(
             "model.path",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from safetensors import SafetensorError
 
 from render_farm.engine.device import choose_device, choose_dtype, device_model, settle_kernels
 from render_farm.engine.folder import FolderFacts, check_folder
+from render_farm.engine.fuse import fuse_loras
 from render_farm.engine.hub import is_hub_id, resolve_hub
 from render_farm.engine.libraries import heard_warnings, quiet_libraries
+from render_farm.engine.preflight import clip_skip_problem
+from render_farm.engine.safety import SafetyChecker
 from render_farm.engine.source import OFFLOADS, ModelSource
 from render_farm.errors import ModelError
 
@@ -31,7 +36,8 @@ class LoadedPipeline:
     """A pipeline in memory, on its device, ready to be called.
 
     `pipeline` is called as a diffusers text-to-image pipeline is. `size_factor` divides every
-    width and height (px). `device_name` is the device's model for the metadata.
+    width and height (px). `device_name` is the device's model for the metadata. `clip_skip` is
+    for every call; `safety` says of finished pictures what it takes for unsafe.
     """
 
     pipeline: Any
@@ -39,14 +45,16 @@ class LoadedPipeline:
     device: torch.device
     dtype: torch.dtype
     device_name: str
+    clip_skip: int | None = None
+    safety: SafetyChecker | None = None
 
 
 def load_pipeline(source: ModelSource) -> LoadedPipeline:
     """Load a model from a local folder, or from the hub if the path is a hub id and no folder.
 
     Code from the model is never run, pickles are never read, and a model of which weights are
-    missing is refused rather than filled up with random ones. Silences the libraries' own
-    warnings and progress bars for the whole process.
+    missing is refused rather than filled up with random ones. LoRAs are part of the weights
+    afterwards. Silences the libraries' own warnings and progress bars for the whole process.
 
     Raises: `ModelError`.
     """
@@ -63,19 +71,38 @@ def load_pipeline(source: ModelSource) -> LoadedPipeline:
             "none on a machine without an accelerator",
             "remove model.offload: there is no accelerator to move components off from",
         )
-    facts = check_folder(local_folder(source))
+    facts = check_folder(local_folder(source), safety_checker=source.safety_checker)
     quiet_libraries()
     settle_kernels(device)
-    pipeline = _place(_read(facts, dtype), source, device)
+    pipeline = _read(facts, dtype)
+    with _fitting(source, device):
+        fuse_loras(pipeline, source.loras, device, stay=source.offload == "none")
+        safety = None
+        if source.safety_checker:
+            safety = SafetyChecker.load(facts.path, facts.layout, device, dtype)
+        pipeline = _place(pipeline, source, device)
+    _prepare_clip_skip(pipeline, source.clip_skip, facts)
     log.info("model loaded", extra={"model": source.path, "pipeline": facts.pipeline_class})
-    return LoadedPipeline(pipeline, facts.size_factor, device, dtype, device_model(device))
+    return LoadedPipeline(
+        pipeline=pipeline,
+        size_factor=facts.size_factor,
+        device=device,
+        dtype=dtype,
+        device_name=device_model(device),
+        clip_skip=source.clip_skip,
+        safety=safety,
+    )
 
 
 def local_folder(source: ModelSource) -> Path:
     """The model's folder on this machine, downloaded first where the path is a hub id."""
     if is_hub_id(source.path) and not Path(source.path).is_dir():
         model = resolve_hub(
-            source.path, source.revision, endpoint=source.endpoint, cache_dir=source.cache_dir
+            source.path,
+            source.revision,
+            endpoint=source.endpoint,
+            cache_dir=source.cache_dir,
+            safety_checker=source.safety_checker,
         )
         return Path(model.path)
     return Path(source.path)
@@ -148,13 +175,34 @@ def _refuse_random_weights(path: str, heard: list[str]) -> None:
             )
 
 
+def _prepare_clip_skip(pipeline: Any, clip_skip: int | None, facts: FolderFacts) -> None:
+    if clip_skip is None:
+        return
+    takes_it = "clip_skip" in inspect.signature(pipeline.__call__).parameters
+    problem = clip_skip_problem(clip_skip, facts, takes_it=takes_it)
+    if problem is not None:
+        raise ModelError(problem.field, problem.value, problem.allowed, problem.fix)
+    encoder = getattr(pipeline, "text_encoder", None)
+    if encoder is not None and not hasattr(encoder, "text_model"):
+        # Where layers are left out, Stable Diffusion's pipeline asks the encoder for an inner
+        # model that it no longer has in transformers 5. Past torch's bookkeeping of submodules,
+        # which would walk in circles.
+        object.__setattr__(encoder, "text_model", encoder)
+
+
 def _place(pipeline: Any, source: ModelSource, device: torch.device) -> Any:
     pipeline.set_progress_bar_config(disable=True)
+    if source.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline.to(device)
+
+
+@contextmanager
+def _fitting(source: ModelSource, device: torch.device) -> Iterator[None]:
+    """What does not fit the device is the job's to change."""
     try:
-        if source.offload == "model":
-            pipeline.enable_model_cpu_offload(device=device)
-            return pipeline
-        return pipeline.to(device)
+        yield
     except torch.OutOfMemoryError as error:
         raise ModelError(
             "model.path",

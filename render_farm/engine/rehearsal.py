@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from render_farm.engine.batches import batches
 from render_farm.engine.checks import check_request, picture_flags
-from render_farm.engine.sampler import Refused, Rendered, SamplerInfo, SortKey
+from render_farm.engine.sampler import (
+    Refused,
+    Rendered,
+    SamplerInfo,
+    SortKey,
+    batch_shape_label,
+)
 from render_farm.engine.schedulers import NAMES
 from render_farm.errors import RowError, shown
 from render_farm.job.request import RenderRequest
@@ -101,7 +107,9 @@ class RehearsalSampler:
         return Rendered(
             request=request,
             pixels=pixels,
-            batch_shape=f"{batch_size}x{request.width}x{request.height}",
+            batch_shape=batch_shape_label(
+                batch_size, request.width, request.height, compiled=False
+            ),
             render_s=self._clock() - began_s,
             flags=picture_flags(pixels),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from render_farm.job.request import RenderRequest
 
 SortKey: TypeAlias = tuple[int | float | str | bool, ...]
+
+_COMPILED = "+compiled"
+_BATCH_SHAPE = re.compile(r"(?P<batch>[1-9][0-9]*)x[0-9]+x[0-9]+(?P<compiled>\+compiled)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Rendered:
     """A finished sample: `pixels` uint8 [height, width, 3], RGB.
 
     `cut_tokens` counts the prompt's tokens beyond the tokenizer's length, which the model never
-    saw. `render_s` is the sample's share of the time its batch took. `batch_shape` is
-    ``BATCHxWIDTHxHEIGHT``: the full shape computed, padding included.
+    saw. `render_s` is the sample's share of the time its batch took. `batch_shape` is a
+    `batch_shape_label`: the full shape computed, padding included.
     """
 
     request: RenderRequest
@@ -45,6 +49,25 @@ class Rendered:
     cut_tokens: int = 0
     flags: tuple[str, ...] = ()
     nsfw: bool | None = None
+
+
+def batch_shape_label(batch_size: int, width: int, height: int, compiled: bool) -> str:
+    """The recorded `batch_shape`: ``16x64x64``, or ``16x64x64+compiled`` for a compiled model.
+
+    With device and software it is what decides a picture's last bits.
+    """
+    return f"{batch_size}x{width}x{height}{_COMPILED if compiled else ''}"
+
+
+def parse_batch_shape(label: str) -> tuple[int, bool]:
+    """The batch size of a recorded `batch_shape`, and whether the model was compiled.
+
+    Raises: `ValueError` for a label that `batch_shape_label` does not write.
+    """
+    found = _BATCH_SHAPE.fullmatch(label)
+    if found is None:
+        raise ValueError(f"batch_shape: {label!r} (allowed: 16x64x64, 16x64x64+compiled)")
+    return int(found["batch"]), found["compiled"] is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,14 @@ OFFLOADS = ("none", "model")
 
 
 @dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA on this machine: the `.safetensors` file at `path`, and how strongly it is added."""
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """A model and the way to load it.
 
@@ -18,6 +26,11 @@ class ModelSource:
     accelerator). `device` is ``auto`` (the accelerator if there is one, else the CPU) or a torch
     device such as ``cpu`` or ``cuda``. `endpoint` and `cache_dir` replace the hub's address and
     the place of its cache; None is what huggingface_hub reads from the environment.
+
+    `loras` are added to the weights in this order. `clip_skip` is how many of the last layers of
+    the CLIP text encoders are left out. `safety_checker` loads the model's own. `compile` is
+    ``auto``, True or False; `planned_images` is how many the whole run makes, None if nobody
+    knows, and `compile_cache` a folder for what compiling makes.
     """
 
     path: str
@@ -27,3 +40,9 @@ class ModelSource:
     device: str = "auto"
     endpoint: str | None = None
     cache_dir: str | None = None
+    loras: tuple[LoraFile, ...] = ()
+    clip_skip: int | None = None
+    safety_checker: bool = False
+    compile: str | bool = "auto"
+    planned_images: int | None = None
+    compile_cache: str | None = None

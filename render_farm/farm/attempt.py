@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
 
 from render_farm.engine.sampler import Refused, Rendered, Sampler
-from render_farm.errors import OutOfMemory, RowError, StoreError
+from render_farm.errors import RowError, StoreError
 from render_farm.farm.in_flight import InFlight
 from render_farm.farm.records import Scribe
+from render_farm.farm.rounds import Rounds
 from render_farm.job.plan import Shard
 from render_farm.job.request import RenderRequest
 from render_farm.job.resolve import carried_columns, resolve_row
 from render_farm.job.rows import rows_of
+from render_farm.job.spec import OnFlagged
 from render_farm.ledger.attempts import AttemptLog, Current, write_attempts
-from render_farm.ledger.shapes import adopt_shape, lower_shape
 from render_farm.output.codecs import encode
 from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.shard_files import ShardWriter, Tally
@@ -31,17 +30,14 @@ from render_farm.store.base import Store
 log = logging.getLogger(__name__)
 
 
-class Drained(Exception):
-    """The attempt ends because its worker was asked to stop."""
-
-
 @dataclass(slots=True)
 class Attempt:
     """Renders the rows of `shard` into files below `scratch`.
 
     `slot` is the worker's name with the driver. `log` is what earlier attempts left: rows it
     suspects of ending a process are rendered first, each in a batch of its own; rows that did it
-    twice are quarantined.
+    twice are quarantined. `on_flagged` is the one in force now: limits are free, and the run's
+    record has the first.
     """
 
     identity: str
@@ -53,9 +49,9 @@ class Attempt:
     log: AttemptLog
     scratch: Path
     stopping: threading.Event
+    on_flagged: OnFlagged
     samples_rendered: int = 0
     _writer: ShardWriter = field(init=False)
-    _outstanding: int = field(init=False, default=0)
     _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def render(self, table: pa.Table) -> list[OutputFile]:
@@ -108,58 +104,18 @@ class Attempt:
         return requests
 
     def _render_all(self, requests: list[RenderRequest]) -> None:
-        flight = InFlight(self._note, time.monotonic)
-        self._outstanding = len(requests)
-        suspects = self.log.suspects()
-        alone = [request for request in requests if request.row in suspects]
-        others = [request for request in requests if request.row not in suspects]
-        for request in alone:
-            self._render_size(flight, [request])
-        for _, group in groupby(sorted(others, key=self._order), key=_size):
-            self._render_size(flight, list(group))
-        if requests:
-            flight.landed()
-
-    def _order(self, request: RenderRequest) -> tuple[object, ...]:
-        """Equal sizes together, then what keeps the engine's batches full, then rows in order."""
-        return _size(request), self.sampler.order(request), request.row, request.sample
-
-    def _render_size(self, flight: InFlight, requests: Sequence[RenderRequest]) -> None:
-        """Render requests of one size; when a batch does not fit, go on with half of it."""
-        size, device = _size(requests[0]), self.sampler.info.device
-        batch = adopt_shape(self.store, device, size, lambda: self._first_batch(size))
-        left = {request.key: request for request in requests}
-        while left:
-            try:
-                for outcome in self._outcomes(flight, list(left.values()), batch):
-                    self._take(outcome)
-                    del left[outcome.request.key]
-                    flight.answered(outcome.request)
-            except OutOfMemory as error:
-                if batch == 1:
-                    # The row is too large for the device; another attempt would fare no better.
-                    request = left.pop(flight.oldest())
-                    self._take(Refused(request, "out_of_memory", error.message))
-                else:
-                    batch = lower_shape(self.store, device, size, batch)
-                flight.forget()
-
-    def _first_batch(self, size: tuple[int, int]) -> int:
-        chosen = self.scribe.run.job.workers.batch_size
-        return self.sampler.default_batch_size(*size) if chosen == "auto" else chosen
-
-    def _outcomes(
-        self, flight: InFlight, requests: list[RenderRequest], batch: int
-    ) -> Iterator[Rendered | Refused]:
-        for outcome in self.sampler.render(flight.feed(requests, batch), batch):
-            yield outcome
-            if self.stopping.is_set() and self._outstanding:
-                flight.landed()
-                raise Drained
+        Rounds(
+            store=self.store,
+            sampler=self.sampler,
+            flight=InFlight(self._note, time.monotonic),
+            stopping=self.stopping,
+            batch_size=self.scribe.run.job.workers.batch_size,
+            on_flagged=self.on_flagged,
+            take=self._take,
+        ).render(requests, self.log.suspects())
 
     def _take(self, outcome: Rendered | Refused) -> None:
         now = datetime.now(UTC)
-        self._outstanding -= 1
         if isinstance(outcome, Refused):
             self._writer.reject(self.scribe.refused(outcome, now))
             return
@@ -183,7 +139,3 @@ class Attempt:
             write_attempts(self.store, self.log.model_copy(update={"current": current}))
         except StoreError as error:
             log.warning("rows in flight not noted", extra={"error": str(error)})
-
-
-def _size(request: RenderRequest) -> tuple[int, int]:
-    return request.width, request.height

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from render_farm.job.spec import OnFlagged
 from render_farm.ledger.attempts import AttemptLog, Failure
 from render_farm.ledger.receipt import Receipt
 
@@ -89,4 +90,5 @@ class WorkerOptions:
     worker: str
     cpus: int
     max_quarantined: float
+    on_flagged: OnFlagged
     model_cache: str

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from render_farm.engine.build import build_sampler
 from render_farm.engine.folder import model_digest
-from render_farm.engine.hub import is_hub_id, resolve_hub
+from render_farm.engine.hub import is_hub_id, resolve_hub, resolve_lora
+from render_farm.engine.layout import PICKLES
+from render_farm.engine.loras import ALLOWED as LORAS
+from render_farm.engine.loras import FIELD, SUFFIX, choose_lora, pickled
 from render_farm.engine.sampler import Sampler
-from render_farm.engine.source import ModelSource
+from render_farm.engine.source import LoraFile, ModelSource
 from render_farm.errors import InputError, ModelError
 from render_farm.farm.messages import WorkerOptions
-from render_farm.ledger.record import PinnedModel, RunRecord
-from render_farm.store.fetch import fetch_folder
-from render_farm.store.open import expanded
+from render_farm.job.spec import ModelSpec
+from render_farm.ledger.record import RunRecord
+from render_farm.store.fetch import fetch_folder, fetch_store
+from render_farm.store.open import expanded, open_store
 
 REHEARSAL = "rehearsal"
 
@@ -28,29 +34,84 @@ class LocatedModel:
     folder: str
 
 
-def locate_model(path: str, revision: str | None, cache: str) -> LocatedModel:
+@dataclass(frozen=True, slots=True)
+class LocatedLora:
+    """A LoRA as the job names it, and the local file that holds it on this node."""
+
+    path: str
+    file: str
+
+
+def locate_model(
+    path: str, revision: str | None, cache: str, *, safety_checker: bool = False
+) -> LocatedModel:
     """Bring the model of a job onto this node: a local folder, an s3:// prefix or a hub id.
 
     A relative folder becomes absolute and a hub revision its commit, so that every worker and
-    every resume means the same.
+    every resume means the same. `safety_checker` asks for the model's own safety checker.
 
     Raises:
         ModelError: there is no such model.
         AccessDenied, Unavailable: the store that has it failed.
     """
     if "://" in path:
-        return LocatedModel(path, None, str(_fetch(path, cache)))
+        with _as_model_error("model.path"):
+            return LocatedModel(path, None, str(fetch_folder(path, Path(cache))))
     folder = expanded(path)
     if folder.is_dir() or not is_hub_id(path):
         folder = folder.absolute()
         return LocatedModel(str(folder), None, str(folder))
-    hub = resolve_hub(path, revision)
+    hub = resolve_hub(path, revision, safety_checker=safety_checker)
     return LocatedModel(path, hub.commit, hub.path)
 
 
-def build_here(record: RunRecord, model_cache: str) -> Sampler:
-    """The sampler of a run for this process, which is no worker. Raises: as `build_pinned`."""
-    return _build(record, model_cache, record.job.workers.cpus)
+def locate_lora(path: str, cache: str) -> LocatedLora:
+    """Bring a LoRA of a job onto this node: a file, a folder, an s3:// object or prefix, a hub id.
+
+    What is fetched is the one file. A relative path becomes absolute, and a hub id names its
+    commit, ``owner/name@commit``.
+
+    Raises:
+        ModelError: there is no such LoRA, or several, or it is no safetensors file.
+        AccessDenied, Unavailable: the store that has it failed.
+    """
+    if path.endswith(PICKLES):
+        raise pickled(path)
+    if "://" in path:
+        with _as_model_error(FIELD):
+            return LocatedLora(path, str(_fetch_lora(path, Path(cache))))
+    local = expanded(path).absolute()
+    repository = path.partition("@")[0]
+    if not local.exists() and not path.endswith(SUFFIX) and is_hub_id(repository):
+        hub = resolve_lora(path)
+        file = choose_lora(path, (entry.name for entry in Path(hub.path).iterdir()))
+        return LocatedLora(f"{repository}@{hub.commit}", str(Path(hub.path) / file))
+    if local.is_dir():
+        file = choose_lora(path, (entry.name for entry in local.iterdir() if entry.is_file()))
+        return LocatedLora(str(local), str(local / file))
+    if not local.is_file():
+        raise ModelError(FIELD, f"{path}: there is no such file", LORAS, "correct the path")
+    if local.suffix != SUFFIX:
+        raise pickled(path)
+    return LocatedLora(str(local), str(local))
+
+
+def pinned_files(
+    model: ModelSpec, located: LocatedModel, cache: str
+) -> tuple[str, tuple[LoraFile, ...]]:
+    """The digest of all that loading reads, and the LoRAs of it. Raises: as `locate_lora`."""
+    loras = tuple(LoraFile(locate_lora(lora.path, cache).file, lora.weight) for lora in model.loras)
+    return model_digest(located.folder, safety_checker=model.safety_checker, loras=loras), loras
+
+
+def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = None) -> Sampler:
+    """The sampler of a run for this process, which is no worker.
+
+    `compiled` stands in for the job's `model.compile`; None leaves it as it is.
+
+    Raises: as `build_pinned`.
+    """
+    return _build(record, model_cache, record.job.workers.cpus, compiled)
 
 
 def build_pinned(record: RunRecord, options: WorkerOptions) -> Sampler:
@@ -63,30 +124,68 @@ def build_pinned(record: RunRecord, options: WorkerOptions) -> Sampler:
     return _build(record, options.model_cache, options.cpus)
 
 
-def _build(record: RunRecord, model_cache: str, threads: int) -> Sampler:
-    model = record.job.model
-    if model.engine == REHEARSAL:
+def _build(
+    record: RunRecord, model_cache: str, threads: int, compiled: bool | None = None
+) -> Sampler:
+    engine = record.job.model.engine
+    if engine == REHEARSAL:
         return build_sampler(REHEARSAL, ModelSource(record.model.path))
-    located = locate_model(record.model.path, record.model.revision, model_cache)
-    _check_digest(record.model, located)
-    source = ModelSource(located.folder, dtype=model.dtype, offload=model.offload)
-    return build_sampler(model.engine, source, threads=threads)
+    return build_sampler(engine, pinned_source(record, model_cache, compiled), threads=threads)
 
 
-def _fetch(uri: str, cache: str) -> Path:
+def pinned_source(record: RunRecord, model_cache: str, compiled: bool | None = None) -> ModelSource:
+    """What a run says of its model, with all files on this node, as the engine takes it.
+
+    Raises:
+        ModelError: the model, or a LoRA, is not there.
+        InputError: it is another one by now.
+    """
+    model = record.job.model
+    located = locate_model(
+        record.model.path, record.model.revision, model_cache, safety_checker=model.safety_checker
+    )
+    digest, loras = pinned_files(model, located, model_cache)
+    _check_digest(record, located, digest)
+    return ModelSource(
+        located.folder,
+        dtype=model.dtype,
+        offload=model.offload,
+        loras=loras,
+        clip_skip=model.clip_skip,
+        safety_checker=model.safety_checker,
+        compile=model.compile if compiled is None else compiled,
+        planned_images=record.plan.samples,
+        compile_cache=str(Path(model_cache) / "compiled"),
+    )
+
+
+def _fetch_lora(uri: str, cache: Path) -> Path:
+    if uri.endswith(SUFFIX):
+        folder, _, name = uri.rpartition("/")
+        store = open_store(folder)
+    else:
+        store = open_store(uri)
+        name = choose_lora(uri, (info.key for info in store.list()))
+    return fetch_store(store, cache, only=name) / name
+
+
+@contextmanager
+def _as_model_error(field: str) -> Iterator[None]:
+    """A URI that leads nowhere is the key's that names it."""
     try:
-        return fetch_folder(uri, Path(cache))
+        yield
     except InputError as error:
         problem = error.problems[0]
-        raise ModelError("model.path", problem.value, problem.allowed, problem.fix) from error
+        raise ModelError(field, problem.value, problem.allowed, problem.fix) from error
 
 
-def _check_digest(pinned: PinnedModel, located: LocatedModel) -> None:
-    digest = model_digest(located.folder)
-    if digest != pinned.digest:
+def _check_digest(record: RunRecord, located: LocatedModel, digest: str) -> None:
+    pinned = record.model.digest
+    if digest != pinned:
+        loras = [lora.path for lora in record.job.model.loras]
         raise InputError.of(
-            "model.path",
-            f"{located.folder} with digest {digest}",
-            f"the model that the run pinned, with digest {pinned.digest}",
+            "model.loras" if loras else "model.path",
+            " with ".join([located.folder, *loras, f"digest {digest}"]),
+            f"the model that the run pinned, with digest {pinned}",
             "put that model back, or start a new run at another output.uri",
         )

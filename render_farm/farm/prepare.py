@@ -11,15 +11,23 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 from render_farm import __version__
-from render_farm.engine.folder import check_folder, model_digest
-from render_farm.engine.preflight import check_defaults
+from render_farm.engine.choice import choose_engine
+from render_farm.engine.folder import check_folder
+from render_farm.engine.loras import check_lora
+from render_farm.engine.preflight import check_additions, check_defaults
 from render_farm.errors import InputError, ModelError, Problem, StoreError
-from render_farm.farm.models import REHEARSAL, locate_model
+from render_farm.farm.models import (
+    REHEARSAL,
+    LocatedModel,
+    locate_lora,
+    locate_model,
+    pinned_files,
+)
 from render_farm.job.discover import would_find
 from render_farm.job.plan import MAX_ROWS, MAX_SHARDS, Plan, limited
 from render_farm.job.prompts import PromptDataset, survey
 from render_farm.job.resolve import map_columns
-from render_farm.job.spec import JobSpec, RequestField
+from render_farm.job.spec import JobSpec, LoraSpec, RequestField
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import refuse_cancelled
 from render_farm.ledger.record import (
@@ -35,7 +43,7 @@ from render_farm.store.base import Store, exists
 from render_farm.store.open import expanded, open_store
 from render_farm.store.probe import probe_atomic_create
 
-PINNED_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
+PINNED_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
         columns = map_columns(job, dataset.schema)
     model: PinnedModel | None = None
     with _collected("model.path", problems):
-        model = _prepare_model(job, model_cache)
+        model, loras = _prepare_model(job, model_cache)
+        job = _with(job, "model", path=model.path, loras=loras)
     if dataset is not None and would_find(job.prompts.path, job.output.uri):
         problems.append(
             Problem(
@@ -81,7 +90,7 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
     if problems or dataset is None or model is None:
         raise InputError(tuple(problems))
     job = _with(job, "prompts", path=_absolute(job.prompts.path))
-    return Prepared(_with(job, "model", path=model.path), dataset, columns, model)
+    return Prepared(job, dataset, columns, model)
 
 
 def open_run(prepared: Prepared, *, allow_no_cas: bool) -> tuple[Store, RunRecord]:
@@ -166,7 +175,7 @@ def _check_plan_size(dataset: PromptDataset, job: JobSpec) -> None:
             raise InputError.of(field, f"{value} {what}", allowed, fix)
 
 
-def _with(job: JobSpec, section: str, **values: str) -> JobSpec:
+def _with(job: JobSpec, section: str, **values: object) -> JobSpec:
     return job.model_copy(update={section: getattr(job, section).model_copy(update=values)})
 
 
@@ -175,22 +184,33 @@ def _absolute(path: str) -> str:
     return path.rstrip("/") if "://" in path else os.path.normpath(expanded(path).absolute())
 
 
-def _prepare_model(job: JobSpec, cache: str) -> PinnedModel:
-    if job.model.engine == REHEARSAL:
+def _prepare_model(job: JobSpec, cache: str) -> tuple[PinnedModel, list[LoraSpec]]:
+    """What the run pins of the model, and its LoRAs under names that mean the same anywhere."""
+    model = job.model
+    if model.engine == REHEARSAL:
         if problems := check_defaults(job.defaults, None):
             raise InputError(tuple(problems))
-        return PinnedModel(path=job.model.path, revision=None, digest=None)
-    if job.model.engine == "steps":
-        raise InputError.of(
-            "model.engine", "steps", "auto, call or rehearsal", "set model.engine: auto"
+        return PinnedModel(path=model.path, revision=None, digest=None), model.loras
+    problems = []
+    loras = []
+    for lora in model.loras:
+        with _collected("model.loras", problems):
+            found = locate_lora(lora.path, cache)
+            check_lora(found.file)
+            loras.append(lora.model_copy(update={"path": found.path}))
+    located: LocatedModel | None = None
+    with _collected("model.path", problems):
+        located = locate_model(
+            model.path, model.revision, cache, safety_checker=model.safety_checker
         )
-    located = locate_model(job.model.path, job.model.revision, cache)
-    facts = check_folder(located.folder)
-    if problems := check_defaults(job.defaults, facts):
+        facts = check_folder(located.folder, safety_checker=model.safety_checker)
+        problems += check_defaults(job.defaults, facts)
+        problems += check_additions(len(model.loras), model.clip_skip, facts)
+        choose_engine(model.engine, facts, model.offload)
+    if problems or located is None:
         raise InputError(tuple(problems))
-    return PinnedModel(
-        path=located.path, revision=located.revision, digest=model_digest(located.folder)
-    )
+    digest, _files = pinned_files(model.model_copy(update={"loras": loras}), located, cache)
+    return PinnedModel(path=located.path, revision=located.revision, digest=digest), loras
 
 
 @contextmanager

@@ -99,6 +99,7 @@ def drive_run(
                 worker=driver_name,
                 cpus=free.workers.cpus,
                 max_quarantined=free.limits.max_quarantined,
+                on_flagged=free.limits.on_flagged,
                 model_cache=where.model_cache,
             ),
             driver=driver_name,

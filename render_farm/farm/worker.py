@@ -23,7 +23,7 @@ from render_farm.errors import (
     Unavailable,
     Unknown,
 )
-from render_farm.farm.attempt import Attempt, Drained
+from render_farm.farm.attempt import Attempt
 from render_farm.farm.messages import (
     Answer,
     Assignment,
@@ -34,6 +34,7 @@ from render_farm.farm.messages import (
     WorkerOptions,
 )
 from render_farm.farm.records import Scribe
+from render_farm.farm.rounds import Drained
 from render_farm.farm.scheduler import over_limit
 from render_farm.job.prompts import ShardReader
 from render_farm.ledger.attempts import Failure, clear_attempts
@@ -125,6 +126,7 @@ class ShardWorker:
                 log=assignment.log,
                 scratch=Path(scratch),
                 stopping=self._stopping,
+                on_flagged=self._options.on_flagged,
             )
             files = attempt.render(self._reader.read(shard))
             receipt = self._receipt(attempt, files)

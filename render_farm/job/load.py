@@ -216,13 +216,20 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], str
             keys.append(str(part))
             description = "the name of a column, or null to switch the field's column off"
             break
+        if isinstance(part, int):
+            keys[-1] += f"[{part}]"
+            description = "the keys " + ", ".join(model.model_fields)
+            continue
         field = model.model_fields.get(str(part))
         keys.append(str(part))
         if field is None:
             break
         description = field.description or description
+        items = get_args(field.annotation)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
+        elif len(items) == 1 and isinstance(items[0], type) and issubclass(items[0], BaseModel):
+            model = items[0]
         elif field is not PromptsSpec.model_fields["columns"]:
             break
     return keys, model, description

@@ -50,6 +50,16 @@ class PromptsSpec(Section):
     )
 
 
+class LoraSpec(Section):
+    """A LoRA that is added to the model, and how strongly."""
+
+    path: NonEmpty = Field(
+        description="a local .safetensors file or a folder with one, an s3:// object or prefix, "
+        "or a hub id"
+    )
+    weight: float = Field(default=1.0, ge=-10, le=10, description="a number, -10 to 10")
+
+
 class ModelSpec(Section):
     """Which model renders, and how it is held."""
 
@@ -64,6 +74,17 @@ class ModelSpec(Section):
         default="auto", description="auto, steps, call or rehearsal"
     )
     offload: Literal["none", "model"] = Field(default="none", description="none or model")
+    loras: list[LoraSpec] = Field(
+        default_factory=list, description="a list of LoRAs, each with the keys path, weight"
+    )
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="null, or a whole number, 1 to 100, below the text encoder's layers",
+    )
+    compile: Literal["auto"] | bool = Field(default="auto", description="auto, true or false")
+    safety_checker: bool = Field(default=False, description="true or false")
 
 
 class DefaultsSpec(Section):
@@ -134,13 +155,18 @@ class WorkersSpec(Section):
     )
 
 
+OnFlagged = Literal["keep", "reroll", "quarantine"]
+"""What becomes of a picture that is black, white or flat."""
+
+
 class LimitsSpec(Section):
-    """When a shard has failed and when the whole run stops."""
+    """When a shard has failed, when the whole run stops, and which pictures are not taken."""
 
     attempts: int = Field(default=3, ge=1, le=100, description="a whole number, 1 to 100")
     max_quarantined: float = Field(
         default=0.05, ge=0, le=1, description="a fraction of the rows, 0 to 1"
     )
+    on_flagged: OnFlagged = Field(default="keep", description="keep, reroll or quarantine")
 
 
 class JobSpec(Section):
@@ -150,7 +176,10 @@ class JobSpec(Section):
         description="a text of 1 to 200 characters"
     )
     prompts: PromptsSpec = Field(description="the keys path, columns, limit")
-    model: ModelSpec = Field(description="the keys path, revision, dtype, engine, offload")
+    model: ModelSpec = Field(
+        description="the keys path, revision, dtype, engine, offload, loras, clip_skip, compile, "
+        "safety_checker"
+    )
     defaults: DefaultsSpec = Field(
         default_factory=DefaultsSpec,
         description="the keys negative_prompt, width, height, steps, guidance_scale, scheduler, "
@@ -163,5 +192,5 @@ class JobSpec(Section):
         default_factory=WorkersSpec, description="the keys count, gpus, cpus, batch_size"
     )
     limits: LimitsSpec = Field(
-        default_factory=LimitsSpec, description="the keys attempts, max_quarantined"
+        default_factory=LimitsSpec, description="the keys attempts, max_quarantined, on_flagged"
     )

@@ -39,11 +39,14 @@ def fetch_folder(uri: str, into: Path) -> Path:
     return fetch_store(open_store(uri), into)
 
 
-def fetch_store(store: Store, into: Path) -> Path:
-    """`fetch_folder` for a store that is open already."""
-    objects = list(store.list())
+def fetch_store(store: Store, into: Path, only: str | None = None) -> Path:
+    """`fetch_folder` for a store that is open already; `only` is the key of the one object wanted.
+
+    Raises: as `fetch_folder`; `NotFound` also when there is no object `only`.
+    """
+    objects = [info for info in store.list(only or "") if only in {None, info.key}]
     if not objects:
-        raise NotFound(store.uri, "", "there are no objects here")
+        raise NotFound(store.uri, only or "", "there are no objects here")
     for info in objects:
         _check_inside(store.uri, info.key)
     target = into / _folder_name(store.uri, objects)

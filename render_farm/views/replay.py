@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from render_farm.engine.sampler import Refused, Sampler
+from render_farm.engine.sampler import Refused, Sampler, parse_batch_shape
 from render_farm.errors import RowError
 from render_farm.job.prompts import ShardReader
 from render_farm.job.request import RenderRequest
+from render_farm.job.rerolls import recorded_reroll, rerolled
 from render_farm.job.resolve import resolve_row
 from render_farm.job.rows import rows_of
 from render_farm.ledger.record import RunRecord
@@ -24,7 +27,9 @@ from render_farm.views.results import pick_samples
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A sample rendered again. `psnr_db` is infinite for equal pixels, NaN if it was refused.
+    """A sample rendered again.
+
+    `psnr_db` is infinite for equal pixels, NaN if it was refused or its seed is not its own.
 
     Bytes are promised for one device model; on another the sample is only `comparable` by eye.
     """
@@ -40,25 +45,35 @@ class Replay:
         return self.comparable and not self.same
 
 
-def replay_samples(store: Store, record: RunRecord, count: int, sampler: Sampler) -> list[Replay]:
+def replay_samples(
+    store: Store, record: RunRecord, count: int, build: Callable[[bool], Sampler]
+) -> list[Replay]:
     """Render up to `count` samples, spread over the run, from the input at their recorded shape.
 
     The requests are resolved from the pinned dataset, not from the metadata, so that a row that
-    got another row's picture shows as well.
+    got another row's picture shows as well. A rerolled sample is held to be the reroll that its
+    seed and its flags name.
+
+    `build` makes the sampler, compiled or not; it is asked for each once at most, and only for
+    those that the samples were made with.
     """
     chosen = pick_samples(store, record, count)
+    built = cache(build)
     with closing(ShardReader(record.prompts.dataset())) as reader:
-        return [_replay(sampler, record, reader, sample) for sample in chosen]
+        return [_replay(built, record, reader, sample) for sample in chosen]
 
 
 def _replay(
-    sampler: Sampler, record: RunRecord, reader: ShardReader, sample: StoredSample
+    build: Callable[[bool], Sampler], record: RunRecord, reader: ShardReader, sample: StoredSample
 ) -> Replay:
-    batch = int(sample.record["batch_shape"].partition("x")[0])
     try:
-        request = _request(record, reader, sample)
+        request = _rendered_request(record, reader, sample)
     except RowError:
+        request = None
+    if request is None:
         return Replay(sample.key, False, float("nan"))
+    batch, compiled = parse_batch_shape(sample.record["batch_shape"])
+    sampler = build(compiled)
     outcome = next(iter(sampler.render([request], batch)))
     if isinstance(outcome, Refused):
         return Replay(sample.key, False, float("nan"))
@@ -67,6 +82,19 @@ def _replay(
     same = hashlib.sha256(again).hexdigest() == sample.record["sha256"]
     comparable = sampler.info.device == sample.record["device"]
     return Replay(sample.key, same, _psnr_db(decode(again), decode(sample.image)), comparable)
+
+
+def _rendered_request(
+    record: RunRecord, reader: ShardReader, sample: StoredSample
+) -> RenderRequest | None:
+    """What the picture was made of, None if the recorded seed is not one of its sample's.
+
+    Raises: `RowError`.
+    """
+    request = _request(record, reader, sample)
+    flags = tuple(sample.record["flags"] or ())
+    reroll = recorded_reroll(request, sample.record["seed"], flags)
+    return None if reroll is None else rerolled(request, reroll)
 
 
 def _request(record: RunRecord, reader: ShardReader, sample: StoredSample) -> RenderRequest:

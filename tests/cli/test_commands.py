@@ -256,7 +256,7 @@ def wrong(**sections: Any) -> dict[str, Any]:
         (wrong(layout={"uri": "gs://bucket/x"}), ["output.uri"]),
         (wrong(layout={"uri": "s3://"}), ["output.uri"]),
         (wrong(model={"path": "/no/model", "engine": "auto"}), ["model.path"]),
-        (wrong(model={"path": "/no/model", "engine": "steps"}), ["model.engine"]),
+        (wrong(model={"path": "/no/model", "engine": "steps"}), ["model.path"]),
         (wrong(defaults={"scheduler": "magic"}), ["defaults.scheduler"]),
         (
             wrong(seed=-1, layout={"quality": 101}, shards={"rows": 0}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 from render_farm.engine.call import CallSampler
 from render_farm.engine.device import set_threads
 from render_farm.engine.model import LoadedPipeline, ModelSource, load_pipeline
+from render_farm.engine.sampler import Refused, Rendered
+from render_farm.engine.steps import StepSampler
 from render_farm.job.request import RenderRequest
 from tests.models.folders import make_old_sd, make_sd15, make_sdxl
 
@@ -28,7 +30,20 @@ REQUEST = RenderRequest(
     scheduler="model",
 )
 
+DEMO_MODEL = Path(__file__).parents[2] / "jobs" / "scenes" / "model"
+
 MakeRequest = Callable[..., RenderRequest]
+LoadModel = Callable[..., LoadedPipeline]
+
+
+def pixels_of(answers: Iterable[Rendered | Refused]) -> dict[int, bytes]:
+    """Each row's pixels; every answer must be a picture, and the only one of its row."""
+    done: dict[int, bytes] = {}
+    for answer in answers:
+        assert isinstance(answer, Rendered), answer
+        assert answer.request.row not in done
+        done[answer.request.row] = answer.pixels.tobytes()
+    return done
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,3 +100,27 @@ def request_of() -> MakeRequest:
         return replace(REQUEST, **{"row": row, "seed": 1000 + row, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_model(sd15_folder: Path, sdxl_folder: Path) -> LoadModel:
+    """Loads ``sd15``, ``sdxl`` or ``demo`` anew, for a step engine that takes it over."""
+    folders = {"sd15": sd15_folder, "sdxl": sdxl_folder, "demo": DEMO_MODEL}
+
+    def load(model: str, **more: object) -> LoadedPipeline:
+        settings: dict[str, object] = {"device": "cpu", "dtype": "float32", **more}
+        return load_pipeline(ModelSource(str(folders[model]), **settings))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def stepped(load_model: LoadModel) -> LoadedPipeline:
+    """The demo model, for step engines only."""
+    return load_model("demo")
+
+
+@pytest.fixture
+def stepper(stepped: LoadedPipeline) -> StepSampler:
+    """A step engine that remembers nothing, on the demo model."""
+    return StepSampler(stepped)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from render_farm.engine.folder import check_folder, model_digest
+from render_farm.engine.source import LoraFile
 from render_farm.errors import ModelError
-from tests.models.folders import make_custom_code, make_pickle_only, make_without, rewrite_json
+from tests.models.folders import (
+    make_custom_code,
+    make_lora,
+    make_pickle_only,
+    make_without,
+    rewrite_json,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -190,3 +199,42 @@ def test_a_digest_changes_with_every_file_that_is_loaded(sd15_folder, copy, file
 def test_a_digest_tells_a_renamed_file_from_the_same_content(sd15_folder, copy):
     (copy / "tokenizer" / "merges.txt").rename(copy / "tokenizer" / "other.txt")
     assert model_digest(copy) != model_digest(sd15_folder)
+
+
+def test_a_digest_covers_the_contents_of_loras_their_weights_and_their_order(sd15_folder, tmp_path):
+    files = [make_lora(tmp_path / f"{n}.safetensors", sd15_folder, seed=n) for n in range(2)]
+    first, second = (LoraFile(str(file)) for file in files)
+    copied = LoraFile(str(shutil.copy(files[0], tmp_path / "copy.safetensors")))
+    combinations = [
+        (),
+        (first,),
+        (second,),
+        (LoraFile(first.path, 0.5),),
+        (first, first),
+        (first, second),
+        (second, first),
+    ]
+    digests = [model_digest(sd15_folder, loras=loras) for loras in combinations]
+    assert len(set(digests)) == len(digests)
+    assert digests[0] == model_digest(sd15_folder)
+    assert model_digest(sd15_folder, loras=(copied,)) == digests[1]
+
+
+def test_a_model_without_loras_and_checker_keeps_the_digest_it_always_had(tmp_path):
+    folder = tmp_path / "model"
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    line = f'"model_index.json" {sha256((folder / "model_index.json").read_bytes()).hexdigest()}\n'
+    assert model_digest(folder) == sha256(line.encode()).hexdigest()
+
+
+def test_a_folder_says_how_many_layers_its_shallowest_clip_text_encoder_has(
+    sdxl_folder, copy, tmp_path
+):
+    assert check_folder(copy).clip_layers == 2
+    deep = shutil.copytree(sdxl_folder, tmp_path / "deep")
+    rewrite_json(deep / "text_encoder" / "config.json", {"num_hidden_layers": 5})
+    assert check_folder(deep).clip_layers == 2
+    rewrite_json(deep / "text_encoder_2" / "config.json", {"num_hidden_layers": 4})
+    assert check_folder(deep).clip_layers == 4
+    rewrite_json(copy / "model_index.json", {"text_encoder": ["transformers", "T5EncoderModel"]})
+    assert check_folder(copy).clip_layers is None

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from render_farm.engine.folder import check_folder, model_digest
-from render_farm.engine.hub import is_hub_id, resolve_hub
+from render_farm.engine.hub import is_hub_id, resolve_hub, resolve_lora
+from render_farm.engine.loras import check_lora
 from render_farm.engine.model import ModelSource, load_pipeline
 from render_farm.errors import ModelError
 from tests.engine.hub_server import COMMIT, Hub, serving
-from tests.models.folders import make_custom_code, make_pickle_only
+from tests.models.folders import make_custom_code, make_lora, make_pickle_only
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,57 @@ def dead_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def lora(hub: Hub, sd15_folder: Path, tmp_path: Path) -> str:
+    """A repository with a LoRA at its root and other things beside and below it."""
+    folder = tmp_path / "lora"
+    make_lora(folder / "style.safetensors", sd15_folder)
+    for extra in ("README.md", "style.bin", "checkpoints/style.safetensors"):
+        (folder / extra).parent.mkdir(exist_ok=True)
+        (folder / extra).write_bytes(b"unwanted")
+    hub.models["maker/lora"] = folder
+    hub.sent.clear()
+    return "maker/lora"
+
+
+def test_of_a_loras_repository_the_one_file_is_downloaded_at_one_commit(hub, lora, cache):
+    found = resolve_lora(lora, endpoint=hub.url, cache_dir=cache)
+    assert found.commit == COMMIT
+    assert hub.sent == ["style.safetensors"]
+    assert check_lora(Path(found.path) / "style.safetensors")
+    pinned = resolve_lora(f"{lora}@{COMMIT}", endpoint=dead_address(), cache_dir=cache)
+    assert pinned == found
+    assert resolve_lora(lora, endpoint=dead_address(), cache_dir=cache) == found
+
+
+def test_what_is_wrong_with_a_loras_repository_is_the_matter_of_model_loras(hub, lora, cache):
+    hub.errors["maker/gated-lora"] = (403, "GatedRepo")
+    (hub.models[lora] / "second.safetensors").write_bytes(b"")
+    for path, endpoint, message in (
+        (lora, hub.url, "second.safetensors, style.safetensors"),
+        ("maker/none", hub.url, "no such model"),
+        (f"{lora}@v9", hub.url, "v9"),
+        ("maker/gated-lora", hub.url, "conditions"),
+        ("maker/other", dead_address(), "cannot be reached"),
+    ):
+        with pytest.raises(ModelError, match=message) as raised:
+            resolve_lora(path, endpoint=endpoint, cache_dir=cache)
+        assert raised.value.problem.field == "model.loras"
+        assert "model." not in raised.value.problem.fix
+    assert hub.sent == []
+
+
+def test_the_safety_checker_is_downloaded_only_where_it_is_asked_for(
+    hub, big, cache, sd15_folder, sdxl_folder
+):
+    model = resolve_hub(big, endpoint=hub.url, cache_dir=cache)
+    assert not (Path(model.path) / "safety_checker").exists()
+    model = resolve_hub(big, endpoint=hub.url, cache_dir=cache, safety_checker=True)
+    found = check_folder(model.path, safety_checker=True).layout
+    assert found == check_folder(sd15_folder, safety_checker=True).layout
+    hub.models["maker/xl"] = sdxl_folder
+    with pytest.raises(ModelError) as raised:
+        resolve_hub("maker/xl", endpoint=hub.url, cache_dir=cache, safety_checker=True)
+    assert raised.value.problem.field == "model.safety_checker"

@@ -18,6 +18,7 @@ from render_farm.engine.device import batch_that_fits, first_batch_size
 from render_farm.engine.model import ModelSource, load_pipeline
 from render_farm.engine.rehearsal import RehearsalSampler
 from render_farm.engine.sampler import Rendered
+from render_farm.engine.steps import StepSampler
 from render_farm.errors import DeviceLost, ModelError, OutOfMemory
 from tests.models.folders import make_without, rewrite_json
 
@@ -116,14 +117,13 @@ def test_settings_that_cannot_work_name_their_field(sd15_folder, changes, field)
     assert raised.value.problem.field == field
 
 
-def test_the_engines_are_auto_call_and_rehearsal(sd15_folder):
+def test_the_engine_is_the_one_that_the_job_asks_for(sd15_folder):
     source = ModelSource(str(sd15_folder), device="cpu")
-    assert isinstance(build_sampler("auto", source), CallSampler)
-    assert isinstance(build_sampler("rehearsal", ModelSource("nowhere")), RehearsalSampler)
-    with pytest.raises(ModelError, match="not yet in this version") as raised:
-        build_sampler("steps", source)
-    assert raised.value.problem.allowed == "auto, call, rehearsal"
-    with pytest.raises(ModelError, match="not known"):
+    assert isinstance(build_sampler("auto", source), StepSampler)
+    assert isinstance(build_sampler("steps", source), StepSampler)
+    assert isinstance(build_sampler("call", source), CallSampler)
+    assert isinstance(build_sampler("rehearsal", source), RehearsalSampler)
+    with pytest.raises(ModelError, match="auto, steps, call, rehearsal"):
         build_sampler("magic", source)
 
 

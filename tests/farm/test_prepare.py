@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from render_farm.errors import InputError
-from render_farm.farm.prepare import open_run, prepare
+from render_farm.farm.prepare import Prepared, new_run_record, open_run, prepare
+from render_farm.job.spec import LoraSpec
 from render_farm.ledger import keys
+from render_farm.ledger.record import RunRecord, compare
 from render_farm.store.open import open_store
 from tests.making.jobs import make_job, write_prompts
 from tests.making.runs import submit
@@ -130,3 +133,89 @@ def test_what_is_wrong_in_several_places_is_told_at_once(tmp_path: Path):
     with pytest.raises(InputError) as error:
         prepare(job, "cache")
     assert problems(error).keys() == {"output.uri", "prompts.path", "model.path"}
+
+
+@pytest.fixture(scope="module")
+def lora(model: Path) -> Path:
+    return folders.make_lora(model.with_name("lora.safetensors"), model)
+
+
+def test_what_the_model_cannot_do_is_told_at_once(
+    prompts: Path, tmp_path: Path, model: Path, lora: Path
+):
+    checkpoint = model / "unet" / "diffusion_pytorch_model.safetensors"
+    job = make_job(
+        prompts,
+        tmp_path / "run",
+        model={
+            "path": str(model),
+            "engine": "steps",
+            "offload": "model",
+            "clip_skip": 2,
+            "loras": [
+                {"path": str(lora)},
+                {"path": str(checkpoint)},
+                {"path": str(tmp_path / "none.safetensors")},
+            ],
+        },
+        defaults={"width": 65},
+    )
+    with pytest.raises(InputError) as error:
+        prepare(job, "cache")
+    assert sorted(problem.field for problem in error.value.problems) == [
+        "defaults.width",
+        "model.clip_skip",
+        "model.engine",
+        "model.loras",
+        "model.loras",
+    ]
+
+
+def test_a_safety_checker_that_is_not_there_is_refused(prompts: Path, tmp_path: Path, model: Path):
+    bare = folders.make_without(tmp_path / "bare", model, "safety_checker")
+    section = {"path": str(bare), "engine": "auto", "safety_checker": True}
+    with pytest.raises(InputError) as error:
+        prepare(make_job(prompts, tmp_path / "run", model=section), "cache")
+    assert problems(error).keys() == {"model.safety_checker"}
+    prepare(make_job(prompts, tmp_path / "run", model=section | {"safety_checker": False}), "c")
+
+
+def test_loras_are_pinned_by_absolute_path_weight_and_content(
+    prompts: Path, tmp_path: Path, model: Path, lora: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(lora.parent)
+
+    def pinned(*loras: dict[str, Any], **section: Any) -> Prepared:
+        section |= {"path": str(model), "engine": "auto", "loras": list(loras)}
+        return prepare(make_job(prompts, tmp_path / "run", model=section), "cache")
+
+    found = pinned({"path": lora.name}, {"path": lora.name, "weight": 0.5})
+    assert found.job.model.loras == [
+        LoraSpec(path=str(lora)),
+        LoraSpec(path=str(lora), weight=0.5),
+    ]
+    again = pinned({"path": str(lora), "weight": 1}, {"path": lora.name, "weight": 0.5})
+    assert compare(new_run_record(found), new_run_record(again)) == []
+    digests = {
+        found.model.digest,
+        pinned().model.digest,
+        pinned({"path": lora.name}).model.digest,
+        pinned(safety_checker=True).model.digest,
+    }
+    assert len(digests) == 4
+    differences = compare(new_run_record(found), new_run_record(pinned({"path": lora.name})))
+    assert {problem.field for problem in differences} == {"model.loras", "model (digest)"}
+
+
+def test_a_run_from_before_these_keys_is_the_same_run(prompts: Path, tmp_path: Path, model: Path):
+    section = {"path": str(model), "engine": "auto"}
+    wanted = new_run_record(prepare(make_job(prompts, tmp_path / "run", model=section), "cache"))
+    document = wanted.model_dump(mode="json")
+    for key in ("loras", "clip_skip", "compile", "safety_checker"):
+        del document["job"]["model"][key]
+    old = RunRecord.model_validate_json(json.dumps(document))
+    assert compare(old, wanted) == []
+    changed = new_run_record(
+        prepare(make_job(prompts, tmp_path / "run", model={**section, "clip_skip": 1}), "cache")
+    )
+    assert [problem.field for problem in compare(old, changed)] == ["model.clip_skip"]

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -31,14 +30,14 @@ from render_farm.farm.messages import (
 )
 from render_farm.farm.worker import ShardWorker
 from render_farm.ledger import keys
-from render_farm.ledger.attempts import AttemptLog, Failure, read_attempts
+from render_farm.ledger.attempts import AttemptLog, read_attempts
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.receipt import read_receipt
 from render_farm.store.memory import MemoryStore
 from render_farm.views.results import shard_metadata, shard_samples
 from render_farm.views.verify import verify_run
 from tests.making.jobs import make_job, write_prompts
-from tests.making.runs import Run, submit
+from tests.making.runs import Run, died, submit
 from tests.making.samplers import CuedSampler
 
 
@@ -156,19 +155,6 @@ def test_rows_in_flight_are_noted_while_they_are_rendered(make_run: Callable[...
     current = read_attempts(run.store, 0).current
     assert current is not None
     assert 1 in current.in_flight
-
-
-def died(*in_flight: int) -> Failure:
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    return Failure(
-        attempt="a",
-        worker="w",
-        error_type="e",
-        error="x",
-        at=at,
-        in_flight=in_flight,
-        end="process",
-    )
 
 
 def test_suspects_are_rendered_first_and_each_in_a_batch_of_its_own(make_run: Callable[..., Run]):

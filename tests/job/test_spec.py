@@ -41,6 +41,7 @@ BOUNDS = [
     ("workers.gpus", 0, 64),
     ("workers.cpus", 1, 1024),
     ("workers.batch_size", 1, 1024),
+    ("model.clip_skip", 1, 100),
     ("limits.attempts", 1, 100),
     ("limits.max_quarantined", 0, 1),
 ]
@@ -76,3 +77,54 @@ def test_half_a_number_is_refused_where_whole_ones_are_asked_for(key: str) -> No
 @pytest.mark.parametrize("value", ["auto", 0, 0.25, 8])
 def test_gpus_may_be_shared(value: object) -> None:
     assert job("workers.gpus", value).workers.gpus == value
+
+
+@pytest.mark.parametrize("value", ["auto", True, False])
+def test_compiling_is_auto_or_a_truth(value: object) -> None:
+    assert job("model.compile", value).model.compile is value
+    for wrong in ("true", 1, 0, None, "yes"):
+        assert problem_of("model.compile", wrong).allowed == "auto, true or false"
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, None, []])
+def test_the_safety_checker_is_a_truth(value: object) -> None:
+    assert problem_of("model.safety_checker", value).allowed == "true or false"
+
+
+def loras(*items: object) -> dict[str, tuple[str, str]]:
+    """Field: (value, allowed) of the mistakes in a list of LoRAs."""
+    with pytest.raises(InputError) as caught:
+        job("model.loras", list(items))
+    return {problem.field: (problem.value, problem.allowed) for problem in caught.value.problems}
+
+
+def test_loras_have_a_path_and_a_weight_of_1_unless_given() -> None:
+    assert job("seed", 0).model.loras == []
+    first, second = job("model.loras", [{"path": "a"}, {"path": "b", "weight": -10}]).model.loras
+    assert (first.path, first.weight) == ("a", 1.0)
+    assert (second.path, second.weight) == ("b", -10.0)
+    assert problem_of("model.loras", "a.safetensors").allowed.startswith("a list of LoRAs")
+
+
+def test_every_mistake_in_a_list_of_loras_is_told_with_its_place() -> None:
+    found = loras(
+        {"path": "a", "weight": 10.5},
+        {"path": "a", "weight": float("nan")},
+        {"path": "a", "weight": "1"},
+        {"path": "", "weight": 1},
+        {"weight": 1},
+        {"path": "a", "scale": 1},
+        "a.safetensors",
+    )
+    assert found.keys() == {
+        "model.loras[0].weight",
+        "model.loras[1].weight",
+        "model.loras[2].weight",
+        "model.loras[3].path",
+        "model.loras[4].path",
+        "model.loras[5].scale",
+        "model.loras[6]",
+    }
+    assert found["model.loras[0].weight"] == ("10.5", "a number, -10 to 10")
+    assert found["model.loras[5].scale"] == ("unknown key", "path, weight")
+    assert found["model.loras[6]"] == ("'a.safetensors'", "the keys path, weight")

@@ -71,6 +71,9 @@ def test_a_record_that_went_through_json_differs_in_nothing_from_a_new_one(
         ("model.dtype", "bfloat16"),
         ("model.engine", "call"),
         ("model.offload", "model"),
+        ("model.clip_skip", 2),
+        ("model.compile", False),
+        ("model.safety_checker", True),
     ],
 )
 def test_a_pinned_key_that_changed_is_refused_with_both_values(
@@ -102,6 +105,7 @@ def test_every_key_of_a_job_is_either_pinned_or_known_to_be_free(record: RunReco
     assert free == {
         "limits.attempts",
         "limits.max_quarantined",
+        "limits.on_flagged",
         "workers.count",
         "workers.gpus",
         "workers.cpus",

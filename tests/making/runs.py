@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
 from render_farm.farm.messages import WorkerOptions
@@ -12,6 +14,7 @@ from render_farm.farm.pool import LocalPool, Pool
 from render_farm.farm.prepare import open_run, prepare
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
 from render_farm.job.spec import JobSpec
+from render_farm.ledger.attempts import Failure
 from render_farm.ledger.record import RunRecord
 from render_farm.store.base import Store
 
@@ -31,6 +34,7 @@ class Run:
             worker=worker,
             cpus=1,
             max_quarantined=self.record.job.limits.max_quarantined,
+            on_flagged=self.record.job.limits.on_flagged,
             model_cache=self.model_cache,
         )
 
@@ -42,20 +46,31 @@ class Run:
         pool: Pool | None = None,
         workers: int = 1,
         on_progress: Callable[[object], None] = lambda progress: None,
-        **limits: float,
+        **limits: Any,
     ) -> Driver:
         how = DriveOptions(
             workers=workers,
             limits=self.record.job.limits.model_copy(update=limits),
-            options=replace(
-                self.options(), **{k: v for k, v in limits.items() if k == "max_quarantined"}
-            ),
+            options=replace(self.options(), **{k: v for k, v in limits.items() if k != "attempts"}),
             driver="test",
         )
         return Driver(self.store, self.record, pool or LocalPool(build_pinned), how, on_progress)
 
-    def drive(self, pool: Pool | None = None, **limits: float) -> DriveEnd:
+    def drive(self, pool: Pool | None = None, **limits: Any) -> DriveEnd:
         return self.driver(pool, **limits).drive()
+
+
+def died(*in_flight: int) -> Failure:
+    """What is left of an attempt whose process ended while it rendered these rows."""
+    return Failure(
+        attempt="a",
+        worker="w",
+        error_type="e",
+        error="x",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        in_flight=in_flight,
+        end="process",
+    )
 
 
 def submit(job: JobSpec, model_cache: str = "/nonexistent") -> Run:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
+from render_farm.engine.checks import picture_flags
 from render_farm.engine.rehearsal import RehearsalSampler
 from render_farm.engine.sampler import Refused, Rendered, Sampler, SamplerInfo, SortKey
 from render_farm.errors import DeviceLost, OutOfMemory
@@ -24,11 +27,14 @@ class CuedSampler:
     """A rehearsal that obeys words in prompts and remembers its batches.
 
     ``refuse`` refuses the sample, ``crash`` raises out of `render`, ``lose-device`` loses the
-    device, ``kill`` ends the process. Batches larger than `fits` are out of memory.
+    device, ``kill`` ends the process. Batches larger than `fits` are out of memory. Pictures of
+    the seeds in `black` are black, those of `white` white.
     """
 
     fits: int = 1024
     seconds_per_image: float = 0.0
+    black: Set[int] = frozenset()
+    white: Set[int] = frozenset()
     taken: list[RenderRequest] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
 
@@ -65,7 +71,15 @@ class CuedSampler:
             if "refuse" in request.prompt:
                 yield Refused(request, "refused", "told to")
                 continue
-            yield from self._inner.render([request], batch_size)
+            for outcome in self._inner.render([request], batch_size):
+                yield self._blotted(outcome)
+
+    def _blotted(self, outcome: Rendered | Refused) -> Rendered | Refused:
+        seed = outcome.request.seed
+        if isinstance(outcome, Refused) or seed not in {*self.black, *self.white}:
+            return outcome
+        pixels = np.full_like(outcome.pixels, 0 if seed in self.black else 255)
+        return replace(outcome, pixels=pixels, flags=picture_flags(pixels))
 
 
 def build_cued(record: RunRecord, options: WorkerOptions) -> Sampler:

@@ -225,5 +225,6 @@ def worker_options(store: Store, record: RunRecord, worker: str) -> WorkerOption
         worker=worker,
         cpus=1,
         max_quarantined=record.job.limits.max_quarantined,
+        on_flagged=record.job.limits.on_flagged,
         model_cache="/nonexistent",
     )

@@ -27,6 +27,7 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextMode
 
 TOKENS = 77
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+CHECKED_PX = 30
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -129,12 +130,13 @@ def make_sdxl(path: Path) -> Path:
     return path
 
 
-def make_pickle_only(path: Path, folder: Path) -> Path:
-    """A copy of `folder` at `path` whose U-Net weights are a pickle."""
+def make_pickle_only(path: Path, folder: Path, component: str = "unet") -> Path:
+    """A copy of `folder` at `path` in which a component's weights are a pickle."""
     shutil.copytree(folder, path)
-    for weights in (path / "unet").glob("*.safetensors"):
+    for weights in (path / component).glob("*.safetensors"):
         weights.unlink()
-    (path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    name = "diffusion_pytorch_model.bin" if component == "unet" else "pytorch_model.bin"
+    (path / component / name).write_bytes(b"\x80\x02}q\x00.")
     return path
 
 
@@ -144,6 +146,88 @@ def make_custom_code(path: Path, folder: Path) -> Path:
     rewrite_json(path / "model_index.json", {"unet": ["my_unet", "MyUNet"]})
     (path / "unet" / "my_unet.py").write_text("raise SystemExit('this code must never run')\n")
     return path
+
+
+# Layers of the tiny models that a LoRA adds to, one of each kind that real ones add to.
+LORA_UNET = (
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0",
+    "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "down_blocks.0.attentions.0.proj_in",
+    "down_blocks.0.resnets.0.conv1",
+)
+LORA_TEXT = (
+    "text_model.encoder.layers.0.self_attn.q_proj",
+    "text_model.encoder.layers.0.self_attn.out_proj",
+    "text_model.encoder.layers.1.mlp.fc1",
+)
+
+
+def make_lora(
+    path: Path,
+    folder: Path,
+    *,
+    kohya: bool = False,
+    alpha: float | None = None,
+    seed: int = 1,
+    unet: tuple[str, ...] = LORA_UNET,
+    text: tuple[str, ...] = LORA_TEXT,
+    size: float = 0.1,
+) -> Path:
+    """A LoRA of rank 2 for the model in `folder`, at `path`, a .safetensors file; returns `path`.
+
+    `kohya` names its layers as kohya's scripts do, instead of as peft and diffusers do. `alpha`
+    over the rank is its own strength: kohya writes one a layer, peft one for all. `unet` and `text`
+    are the layers that it adds to, `text` in every text encoder. `size` is that of its numbers.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    tensors = {}
+    encoders = sorted(found.name for found in folder.glob("text_encoder*"))
+    for part, layers in {"unet": unet, **dict.fromkeys(encoders, text)}.items():
+        for layer in layers:
+            out, inside, *kernel = lora_target(folder, part, layer).shape
+            down = torch.randn(2, inside, *kernel, generator=chance) * size
+            up = torch.randn(out, 2, *(1 for _ in kernel), generator=chance) * size
+            if not kohya:
+                tensors[f"{part}.{layer}.lora_A.weight"] = down
+                tensors[f"{part}.{layer}.lora_B.weight"] = up
+                continue
+            name = f"{kohya_prefix(part, encoders)}_{layer.replace('.', '_')}"
+            tensors[f"{name}.lora_down.weight"] = down
+            tensors[f"{name}.lora_up.weight"] = up
+            if alpha is not None:
+                tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    metadata = {"format": "pt"}
+    if alpha is not None and not kohya:
+        settings = {"r": 2, "lora_alpha": alpha, "peft_type": "LORA", "megatron_core": "megatron"}
+        parts = {"unet": unet, **dict.fromkeys(encoders, text)}
+        packed = {
+            f"{part}.{key}": value
+            for part, layers in parts.items()
+            for key, value in {**settings, "target_modules": list(layers)}.items()
+        }
+        metadata["lora_adapter_metadata"] = json.dumps(packed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def lora_target(folder: Path, part: str, layer: str) -> torch.Tensor:
+    """The weight that a LoRA's layer adds to, from the full weights of a folder's component."""
+    (weights,) = (
+        found for found in (folder / part).glob("*.safetensors") if "fp16" not in found.name
+    )
+    tensors = load_file(weights)
+    names = (f"{layer}.weight", f"{layer.removeprefix('text_model.')}.weight")
+    return next(tensors[name] for name in names if name in tensors)
+
+
+def kohya_prefix(part: str, encoders: list[str]) -> str:
+    """What kohya's names of a component's layers begin with."""
+    if part == "unet":
+        return "lora_unet"
+    return "lora_te" if len(encoders) == 1 else f"lora_te{encoders.index(part) + 1}"
 
 
 def make_without(path: Path, folder: Path, missing: str) -> Path:
@@ -233,7 +317,7 @@ def checker_config() -> CLIPConfig:
         "intermediate_size": 37,
         "num_attention_heads": 4,
         "num_hidden_layers": 2,
-        "image_size": 30,
+        "image_size": CHECKED_PX,
         "patch_size": 15,
     }
     return CLIPConfig(vision_config=vision, projection_dim=32)
@@ -257,7 +341,7 @@ def pndm_config() -> dict[str, Any]:
 def preprocessor(name: str) -> dict[str, Any]:
     """``preprocessor_config.json`` of the feature extractor class `name`, as in the old folders."""
     return {
-        "crop_size": 224,
+        "crop_size": CHECKED_PX,
         "do_center_crop": True,
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -266,7 +350,7 @@ def preprocessor(name: str) -> dict[str, Any]:
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
         "resample": 3,
-        "size": 224,
+        "size": CHECKED_PX,
     }
 
 

@@ -90,6 +90,16 @@ def test_what_a_killed_download_left_is_cleared_away(model: str, tmp_path: Path)
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_of_a_folder_one_object_alone_can_be_fetched(model: str, tmp_path: Path) -> None:
+    store = open_store(model)
+    store.put("unet/weights.json", b"{}")
+    folder = fetch_store(store, tmp_path, only="unet/weights")
+    assert files_below(folder) == {"unet/weights": FILES["unet/weights"]}
+    assert fetch_store(store, tmp_path) != folder
+    with pytest.raises(NotFound, match="unet/weight:"):
+        fetch_store(store, tmp_path, only="unet/weight")
+
+
 def test_nothing_to_fetch_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no objects"):
         fetch_folder("memory://empty/models", tmp_path / "cache")

@@ -1,0 +1,229 @@
+"""The U-Net as step batching calls it: a fixed number of lanes, each with its own timestep.
+
+What a prompt contributes to cross-attention, keys and values, is the same at every step. It is
+computed once when a picture enters its lanes and kept there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from render_farm.engine.conditioning import Embedding
+from render_farm.engine.unet import Features, SplitUNet
+
+LANES_A_PICTURE = 2
+"""A batch of n has lanes for n pictures with guidance, or for twice as many without."""
+
+Context = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Keys and values of every cross-attention layer, each [heads, tokens, channels a head]."""
+
+
+class _LaneAttention:
+    """Attention whose cross layers find their keys and values among the lanes' contexts.
+
+    As diffusers' `AttnProcessor2_0` for the layers that Stable Diffusion U-Nets have. `layer`
+    counts the cross-attention layers; None is self-attention.
+    """
+
+    def __init__(self, layer: int | None) -> None:
+        self._layer = layer
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: Any = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        del attention_mask, temb
+        query = _heads(attn.to_q(hidden_states), attn.heads)
+        if self._layer is None:
+            key = _heads(attn.to_k(hidden_states), attn.heads)
+            value = _heads(attn.to_v(hidden_states), attn.heads)
+        else:
+            key, value = encoder_hidden_states[self._layer]
+        attended = scaled_dot_product_attention(query, key, value)  # (B, heads, N, channels)
+        attended = attended.transpose(1, 2).flatten(2)  # (B, N, C)
+        output: torch.Tensor = attn.to_out[0](attended)
+        return output
+
+
+def _heads(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B, N, C] to [B, heads, N, C / heads]."""
+    batch, tokens, channels = states.shape
+    return states.view(batch, tokens, heads, channels // heads).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The inputs of a forward that stay with a picture while it is in its lanes.
+
+    `context` is laid out as `Context` with the lanes in front; `pooled` [L, channels] and
+    `time_ids` [L, 6] are what SDXL takes besides.
+    """
+
+    count: int
+    context: Context
+    pooled: torch.Tensor | None
+    time_ids: torch.Tensor | None
+
+    def fill(self, lane: int, context: Context, pooled: torch.Tensor | None) -> None:
+        """Give a lane to what a text contributes."""
+        for (keys, values), (key, value) in zip(self.context, context, strict=True):
+            keys[lane] = key
+            values[lane] = value
+        if self.pooled is not None and pooled is not None:
+            self.pooled[lane] = pooled
+
+    def added(self) -> dict[str, torch.Tensor] | None:
+        """What SDXL's U-Net takes besides, under its names."""
+        if self.pooled is None or self.time_ids is None:
+            return None
+        return {"text_embeds": self.pooled, "time_ids": self.time_ids}
+
+
+class Denoiser:
+    """Predicts the noise in lanes of latents.
+
+    Takes the U-Net over: its attention is replaced, and its memory laid out channels last.
+    """
+
+    def __init__(self, unet: Any, device: torch.device) -> None:
+        self._device = device
+        self._cross: list[Any] = []
+        _take_over_attention(unet, self._cross)
+        self._unet: Any = unet.to(memory_format=torch.channels_last)
+        self._eager = SplitUNet(self._unet)
+        self._of_picture: Callable[..., Features] = self._eager.of_picture
+        self._of_text: Callable[..., torch.Tensor] = self._eager.of_text
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents, timesteps and lanes are."""
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights, latents and predictions."""
+        dtype: torch.dtype = self._unet.dtype
+        return dtype
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        channels: int = self._unet.config.in_channels
+        return channels
+
+    def compile(self) -> None:
+        """Compile the forwards from now on, once for each shape, when it is first called."""
+        self._of_picture = torch.compile(self._of_picture, dynamic=False, fullgraph=True)
+        self._of_text = torch.compile(self._of_text, dynamic=False, fullgraph=True)
+
+    def context(self, embedding: Embedding) -> Context:
+        """What a text contributes to every cross-attention layer."""
+        hidden = embedding.hidden[None]  # (1, T, C)
+        return tuple(
+            (
+                _heads(attn.to_k(hidden), attn.heads)[0],
+                _heads(attn.to_v(hidden), attn.heads)[0],
+            )
+            for attn in self._cross
+        )
+
+    def lanes(self, count: int, embedding: Embedding, width: int, height: int) -> Lanes:
+        """Memory for `count` lanes of pictures of that size (px), every lane filled alike.
+
+        `embedding` is any, for its shapes.
+        """
+        context = tuple(
+            (key.expand(count, -1, -1, -1).clone(), value.expand(count, -1, -1, -1).clone())
+            for key, value in self.context(embedding)
+        )
+        if embedding.pooled is None:
+            return Lanes(count, context, None, None)
+        # original size, crop and target size, as the stock pipeline sets them by default
+        sizes = [height, width, 0, 0, height, width]
+        ids = torch.tensor([sizes], dtype=self.dtype, device=self._device)
+        pooled = embedding.pooled.expand(count, -1).clone()
+        return Lanes(count, context, pooled, ids.repeat(count, 1))
+
+    def try_out(self, latents: torch.Tensor, lanes: Lanes) -> None:
+        """A forward to see how long it takes, never a compiled one: [L / 2, C, h, w]."""
+        timesteps = torch.full((len(latents),), 500.0, device=self._device)
+        owners = torch.arange(lanes.count, device=self._device) % len(latents)
+        features = self._eager.of_picture(
+            latents.contiguous(memory_format=torch.channels_last), timesteps
+        )
+        self._eager.of_text(_gather([features], owners), lanes.context, lanes.added())
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, owners: torch.Tensor, lanes: Lanes
+    ) -> torch.Tensor:
+        """The prediction for every lane, [L, C, h, w].
+
+        `latents` [n, C, h, w] and `timesteps`, float32 [n], are of pictures, half as many as there
+        are lanes or just as many; `owners`, int64 [L], says which picture each lane works at.
+        """
+        # always half a forward at a time, so that a picture's bits do not depend on their number
+        parts = [
+            self._of_picture(some.contiguous(memory_format=torch.channels_last), times)
+            for some, times in zip(
+                torch.split(latents, lanes.count // LANES_A_PICTURE),
+                torch.split(timesteps, lanes.count // LANES_A_PICTURE),
+                strict=True,
+            )
+        ]
+        prediction: torch.Tensor = self._of_text(
+            _gather(parts, owners), lanes.context, lanes.added()
+        )
+        return prediction
+
+
+def _gather(parts: Sequence[Features], owners: torch.Tensor) -> Features:
+    """The features of pictures, in parts, handed to the lanes that work at them."""
+
+    def to_lanes(*tensors: torch.Tensor) -> torch.Tensor:
+        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        return whole[owners]
+
+    hidden, embeddings, skips = zip(*parts, strict=True)
+    return (
+        to_lanes(*hidden),
+        to_lanes(*embeddings),
+        tuple(to_lanes(*each) for each in zip(*skips, strict=True)),
+    )
+
+
+def _take_over_attention(unet: Any, cross: list[Any]) -> None:
+    """Give every attention layer a processor of ours; collects the cross-attention layers."""
+    processors: dict[str, Any] = {}
+    for name in unet.attn_processors:
+        attn = unet.get_submodule(name.removesuffix(".processor"))
+        _refuse_unusual(name, attn)
+        if attn.is_cross_attention:
+            processors[name] = _LaneAttention(len(cross))
+            cross.append(attn)
+        else:
+            processors[name] = _LaneAttention(None)
+    unet.set_attn_processor(processors)
+
+
+def _refuse_unusual(name: str, attn: Any) -> None:
+    """What `_LaneAttention` leaves out must not be there. Raises: `ValueError`."""
+    unusual = (
+        attn.group_norm is not None
+        or attn.spatial_norm is not None
+        or attn.norm_q is not None
+        or attn.norm_k is not None
+        or attn.norm_cross
+        or attn.residual_connection
+        or attn.rescale_output_factor != 1
+    )
+    if unusual:
+        raise ValueError(f"{name} is not as in the U-Net of a Stable Diffusion")
