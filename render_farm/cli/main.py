@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from render_farm import __version__
-from render_farm.cli import change, look, render
+from render_farm.cli import bench, change, look, render
 from render_farm.cli.console import BAD_INPUT, err, problems_json
 from render_farm.errors import Problem
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     "input, nothing rendered; 3 complete with quarantined rows; 4 stopped before the end, or "
     "cancelled. Of verify: 0 whole, 1 not, 4 incomplete. Of status: 0 if it could be read.",
 )
-for commands in (render, look, change):
+for commands in (render, look, change, bench):
     commands.register(app)
 
 
