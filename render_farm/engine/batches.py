@@ -9,6 +9,13 @@ from render_farm.job.request import RenderRequest
 
 Item = TypeVar("Item")
 
+VECTOR = 32
+"""Numbers that torch's loops on a CPU take at once, at most.
+
+The last few of a batch, where they do not fill a vector, are computed one by one and in activations
+by another formula: what is last in such a batch comes out a little differently.
+"""
+
 
 def batches(
     requests: Iterable[RenderRequest],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from render_farm.engine.choice import ENGINES, choose_engine
 from render_farm.engine.folder import check_folder
@@ -11,9 +10,6 @@ from render_farm.engine.rehearsal import RehearsalSampler
 from render_farm.engine.sampler import Sampler
 from render_farm.engine.source import ModelSource
 from render_farm.errors import ModelError
-
-if TYPE_CHECKING:
-    from render_farm.engine.model import LoadedPipeline
 
 
 def build_sampler(
@@ -35,22 +31,16 @@ def build_sampler(
     if engine not in ENGINES:
         raise ModelError("model.engine", engine, ", ".join(ENGINES), "set model.engine: auto")
     # Importing torch and diffusers takes seconds, and the command line must not wait for it.
-    from render_farm.engine.device import set_threads  # noqa: PLC0415
+    from render_farm.engine.call import CallSampler  # noqa: PLC0415
+    from render_farm.engine.compiling import is_compiled  # noqa: PLC0415
+    from render_farm.engine.device import choose_device, set_threads  # noqa: PLC0415
     from render_farm.engine.model import load_pipeline, local_folder  # noqa: PLC0415
+    from render_farm.engine.steps import StepSampler  # noqa: PLC0415
 
     set_threads(threads)
     source = replace(source, path=str(local_folder(source)))
     facts = check_folder(source.path, safety_checker=source.safety_checker)
     chosen = choose_engine(engine, facts, source.offload)
-    return _on_top(chosen, load_pipeline(source), source)
-
-
-def _on_top(engine: str, loaded: LoadedPipeline, source: ModelSource) -> Sampler:
-    from render_farm.engine.call import CallSampler  # noqa: PLC0415
-    from render_farm.engine.compiling import is_compiled  # noqa: PLC0415
-    from render_farm.engine.steps import StepSampler  # noqa: PLC0415
-
-    compiled = is_compiled(source, loaded.device)
-    if engine == "steps":
-        return StepSampler(loaded, compiled)
-    return CallSampler(loaded, compiled)
+    compiled = is_compiled(source, choose_device(source.device))
+    loaded = load_pipeline(source)
+    return StepSampler(loaded, compiled) if chosen == "steps" else CallSampler(loaded, compiled)

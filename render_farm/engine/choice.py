@@ -31,6 +31,17 @@ STEPPED_PIPELINES: Mapping[str, tuple[str, ...]] = {
 """The pipelines that can be stepped, each with the components that it needs for it."""
 
 
+VAE_LEVELS = 4
+"""Each but the first halves the sides: a factor of 8 between pixels and latents."""
+
+KNOWN_BLOCKS: Mapping[str, tuple[str, ...]] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+"""What the U-Nets of those pipelines are made of."""
+
+
 def choose_engine(wanted: str, facts: FolderFacts, offload: str = "none") -> str:
     """``steps`` or ``call`` for the model in a folder; ``auto`` is ``steps`` where it can be.
 
@@ -67,12 +78,22 @@ def _obstacle(facts: FolderFacts, offload: str) -> str | None:
         return f"has a {scheduler}"
     if offload != "none":
         return f"is to be loaded with model.offload: {offload}"
-    return _unet_obstacle(facts)
+    return _vae_obstacle(facts) or _unet_obstacle(facts)
+
+
+def _vae_obstacle(facts: FolderFacts) -> str | None:
+    levels = len(_config(facts, "vae").get("block_out_channels", VAE_LEVELS * [0]))
+    return None if levels == VAE_LEVELS else f"has a VAE of {levels} levels"
+
+
+def _config(facts: FolderFacts, component: str) -> Mapping[str, Any]:
+    path = Path(facts.path) / component / "config.json"
+    config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
 
 
 def _unet_obstacle(facts: FolderFacts) -> str | None:
-    path = Path(facts.path) / "unet" / "config.json"
-    config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = _config(facts, "unet")
     embeds = "text_time" if facts.pipeline_class == "StableDiffusionXLPipeline" else None
     expected = {
         "_class_name": "UNet2DConditionModel",
@@ -81,14 +102,26 @@ def _unet_obstacle(facts: FolderFacts) -> str | None:
         "center_input_sample": False,
         "class_embed_type": None,
         "cross_attention_norm": None,
+        "dual_cross_attention": False,
         "encoder_hid_dim_type": None,
+        "mid_block_only_cross_attention": None,
+        "num_class_embeds": None,
         "only_cross_attention": False,
         "time_cond_proj_dim": None,
+        "time_embedding_act_fn": None,
     }
     for key, value in expected.items():
         found = config.get(key, value)
         if found != value:
             return f"has a U-Net with {key}: {found}"
+    for key, known in KNOWN_BLOCKS.items():
+        kinds = config.get(key) or ()
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        strange = [kind for kind in kinds if kind not in known]
+        if strange:
+            return f"has a U-Net with a {strange[0]}"
     if config.get("in_channels") != config.get("out_channels"):
-        return f"has a U-Net that takes {config.get('in_channels')} channels"
+        return (
+            f"has a U-Net from {config.get('in_channels')} to {config.get('out_channels')} channels"
+        )
     return None

@@ -1,12 +1,12 @@
-"""Whether the denoiser is compiled, and where what compiling makes is kept."""
+"""Whether the model is compiled, where what compiling makes is kept, and when it fails."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from render_farm.engine.source import ModelSource
 from render_farm.errors import ModelError
@@ -20,6 +20,7 @@ and saves a fifth of the time after it: pictures of the demo model take 30 ms on
 of Stable Diffusion some 200 ms on an accelerator."""
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+MOST_SHAPES = 4096
 
 
 def is_compiled(source: ModelSource, device: torch.device) -> bool:
@@ -33,8 +34,8 @@ def is_compiled(source: ModelSource, device: torch.device) -> bool:
     if source.compile is False or (source.compile == "auto" and not _is_worthwhile(source, device)):
         return False
     if source.compile_cache is not None:
-        Path(source.compile_cache).mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(CACHE_VARIABLE, source.compile_cache)
+    _allow_many_shapes()
     obstacle = _obstacle(device)
     if obstacle is None:
         return True
@@ -50,6 +51,32 @@ def is_compiled(source: ModelSource, device: torch.device) -> bool:
     )
 
 
+def compiler_failure(error: Exception) -> ModelError | None:
+    """What an exception says about the compiler; None when it says nothing."""
+    if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
+        return None
+    return ModelError(
+        "model.compile",
+        f"compiling failed: {' '.join(str(error).split())[:500]}",
+        "a model that torch.compile can compile on this machine",
+        "see the worker's log, or start a new run with model.compile: false",
+    )
+
+
+def _allow_many_shapes() -> None:
+    """Compile for as many sizes as a job has; torch would stop at the ninth.
+
+    Beyond the limit it fails, and never goes on without compiling: that would be other pictures.
+    """
+    torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001
+    torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES  # noqa: SLF001
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def _is_worthwhile(source: ModelSource, device: torch.device) -> bool:
     least = WORTHWHILE_ON_CPU if device.type == "cpu" else WORTHWHILE_ON_ACCELERATOR
     return source.planned_images is not None and source.planned_images >= least
@@ -59,8 +86,8 @@ def _obstacle(device: torch.device) -> str | None:
     """Why compiling does not work here, found by compiling next to nothing; None if it does."""
     try:
         torch.compile(_next_to_nothing, dynamic=False)(torch.ones(8, device=device))
-    except RuntimeError as error:  # torch's own are of this kind, a missing compiler's too
-        return str(error).strip().partition("\n")[0]
+    except (RuntimeError, OSError) as error:  # a missing compiler, a cache that cannot be written
+        return _first_line(error)
     return None
 
 

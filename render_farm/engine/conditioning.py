@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from render_farm.engine.batches import padded
+from render_farm.engine.batches import VECTOR, padded
+from render_farm.engine.device import device_failure
 from render_farm.job.request import RenderRequest
 
 ENCODE_BATCH = 8
@@ -71,6 +72,7 @@ class PromptEncoder:
         self._cache_bytes = cache_bytes
         self._held = 0
         self._known: OrderedDict[Text, Embedding] = OrderedDict()
+        self._at_once = _texts_at_once(pipeline)
         # SDXL stands zeros for a negative prompt that is not there
         self._zeros = bool(pipeline.config.get("force_zeros_for_empty_prompt"))
 
@@ -85,12 +87,11 @@ class PromptEncoder:
         """
         if text not in self._known:
             more = dict.fromkeys(each for each in upcoming if self._goes_with(text, each))
-            batch = [text, *more][:ENCODE_BATCH]
+            batch = [text, *more][: self._at_once]
             try:
                 embeddings = self._encode(batch)
-            except (TypeError, ValueError):
-                # One of those that came along may be at fault: this one is tried alone.
-                if len(batch) == 1:
+            except Exception as error:  # the row's own, or of one that came along
+                if len(batch) == 1 or device_failure(error, ENCODE_BATCH) is not None:
                     raise
                 batch = [text]
                 embeddings = self._encode(batch)
@@ -138,3 +139,15 @@ class PromptEncoder:
         while self._held > self._cache_bytes and len(self._known) > ENCODE_BATCH:
             _, forgotten = self._known.popitem(last=False)
             self._held -= forgotten.size_bytes
+
+
+def _texts_at_once(pipeline: Any) -> int:
+    """How many texts a batch has beside its padding; see `VECTOR`. All but for odd widths."""
+    for name in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(pipeline, name, None)
+        if encoder is not None:
+            numbers = ENCODE_BATCH * pipeline.tokenizer.model_max_length
+            widths = encoder.config.hidden_size, encoder.config.intermediate_size
+            if any(numbers * width % VECTOR for width in widths):
+                return ENCODE_BATCH - 1
+    return ENCODE_BATCH

@@ -18,7 +18,7 @@ PIXELS_AT_ONCE = 8 * 512 * 512
 """Decoding needs more memory a picture than denoising does, and no large batch to be fast."""
 
 VAE_FLOAT32 = "vae_float32"
-"""The flag of a picture whose decoder overflowed in float16, and which was decoded in float32."""
+"""The flag of a picture that was decoded in float32, because float16 overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,15 @@ def decode_batch_size(batch_size: int, width: int, height: int) -> int:
 
 
 class Decoder:
-    """Decodes with a Stable Diffusion pipeline's own VAE, its memory laid out channels last."""
+    """Decodes with a Stable Diffusion pipeline's own VAE, its memory laid out channels last.
 
-    def __init__(self, vae: Any, device: torch.device) -> None:
-        self._vae = vae.to(memory_format=torch.channels_last)
+    One that `overflows` in float16 is turned to float32 from the start.
+    """
+
+    def __init__(self, vae: Any, device: torch.device, overflows: bool = False) -> None:
+        upcast = overflows and vae.dtype == torch.float16
+        self._flags = (VAE_FLOAT32,) if upcast else ()
+        self._vae = (vae.float() if upcast else vae).to(memory_format=torch.channels_last)
         self._decode: Any = self._vae.decode
         self._float32: Any = None
         self._host = HostCopies(device)
@@ -77,7 +82,10 @@ class Decoder:
         sound = latents_finite & images_finite
         overflowed = latents_finite & ~images_finite
         if not (overflowed.any() and self._vae.dtype == torch.float16):
-            return [Picture(pixels[lane], bool(sound[lane])) for lane in range(pending.count)]
+            return [
+                Picture(pixels[lane], bool(sound[lane]), self._flags)
+                for lane in range(pending.count)
+            ]
         images = self._in_float32(pending.latents)
         again = self._host.copy(_pixels(images)).wait()
         saved = self._host.copy(_finite(images)).wait()

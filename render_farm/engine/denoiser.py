@@ -6,6 +6,7 @@ computed once when a picture enters its lanes and kept there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,12 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from render_farm.engine.batches import VECTOR
 from render_farm.engine.conditioning import Embedding
 from render_farm.engine.unet import Features, SplitUNet
+from render_farm.errors import ModelError
+
+LATENT_FACTOR = 8
 
 LANES_A_PICTURE = 2
 """A batch of n has lanes for n pictures with guidance, or for twice as many without."""
@@ -120,6 +125,21 @@ class Denoiser:
         channels: int = self._unet.config.in_channels
         return channels
 
+    def pictures_at_once(self, batch_size: int, width: int, height: int) -> int:
+        """The least number of pictures of that size (px), from `batch_size` on, that fills vectors.
+
+        It is `batch_size` for published models, whose widths are multiples of a `VECTOR`.
+        """
+        widths = self._unet.config.block_out_channels
+        # what skips and what comes from the level above has widths that add up of these
+        common = math.gcd(*widths)
+        numbers = [
+            common * _halved(height, level) * _halved(width, level) for level in range(len(widths))
+        ]
+        while any(batch_size * each % VECTOR for each in numbers):
+            batch_size += 1
+        return batch_size
+
     def compile(self) -> None:
         """Compile the forwards from now on, once for each shape, when it is first called."""
         self._of_picture = torch.compile(self._of_picture, dynamic=False, fullgraph=True)
@@ -185,6 +205,12 @@ class Denoiser:
         return prediction
 
 
+def _halved(side_px: int, times: int) -> int:
+    """A side in latents after so many halvings, rounded up as convolutions of stride 2 do."""
+    halved: int = -(-side_px // (LATENT_FACTOR * 2**times))
+    return halved
+
+
 def _gather(parts: Sequence[Features], owners: torch.Tensor) -> Features:
     """The features of pictures, in parts, handed to the lanes that work at them."""
 
@@ -192,11 +218,12 @@ def _gather(parts: Sequence[Features], owners: torch.Tensor) -> Features:
         whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return whole[owners]
 
-    hidden, embeddings, skips = zip(*parts, strict=True)
-    return (
-        to_lanes(*hidden),
-        to_lanes(*embeddings),
-        tuple(to_lanes(*each) for each in zip(*skips, strict=True)),
+    residuals = [part.residual for part in parts if part.residual is not None]
+    return Features(
+        hidden=to_lanes(*(part.hidden for part in parts)),
+        embedding=to_lanes(*(part.embedding for part in parts)),
+        skips=tuple(to_lanes(*each) for each in zip(*(p.skips for p in parts), strict=True)),
+        residual=to_lanes(*residuals) if residuals else None,
     )
 
 
@@ -215,7 +242,7 @@ def _take_over_attention(unet: Any, cross: list[Any]) -> None:
 
 
 def _refuse_unusual(name: str, attn: Any) -> None:
-    """What `_LaneAttention` leaves out must not be there. Raises: `ValueError`."""
+    """What `_LaneAttention` leaves out must not be there. Raises: `ModelError`."""
     unusual = (
         attn.group_norm is not None
         or attn.spatial_norm is not None
@@ -226,4 +253,9 @@ def _refuse_unusual(name: str, attn: Any) -> None:
         or attn.rescale_output_factor != 1
     )
     if unusual:
-        raise ValueError(f"{name} is not as in the U-Net of a Stable Diffusion")
+        raise ModelError(
+            "model.engine",
+            f"steps: {name} is not as in the U-Net of a Stable Diffusion",
+            "steps for the U-Nets of Stable Diffusion 1.x, 2.x and XL",
+            "set model.engine: call",
+        )

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import torch
 
+from render_farm.engine.compiling import compiler_failure
 from render_farm.engine.device import device_failure, free_cache
-from render_farm.errors import RowError
+from render_farm.errors import EngineError, OutOfMemory, RowError
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -29,15 +30,19 @@ def attempt(action: Callable[[], Result], device: torch.device, batch_size: int)
     Raises:
         OutOfMemory: the batch does not fit the device.
         DeviceLost: the process must end.
+        ModelError: the compiler failed, which is no row's fault.
     """
     try:
         return action()
+    except EngineError:
+        raise
     except Exception as error:  # noqa: BLE001  the row: whatever it raises, it is quarantined
-        failure = device_failure(error, batch_size)
+        failure = device_failure(error, batch_size) or compiler_failure(error)
         fault = _fault(error)
     # Only here, where the exception and the tensors that its traceback holds are gone.
-    if failure is not None:
+    if isinstance(failure, OutOfMemory):
         free_cache(device)
+    if failure is not None:
         raise failure
     return fault
 

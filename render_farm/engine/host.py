@@ -1,4 +1,4 @@
-"""Copies from the device to the host that run beside the work that follows them."""
+"""Copies between host and device that nothing waits for."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ class HostCopies:
         # the allocator must not hand this memory out while the copy reads it
         tensor.record_stream(self._stream)
         return HostCopy(host, arrived)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device; on CUDA queued behind the work that it was told."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

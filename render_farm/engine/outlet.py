@@ -64,7 +64,7 @@ class Outlet:
         self._waiting += denoised
         while len(self._waiting) >= self._full:
             yield from self._next_batch()
-        if self._begun is not None and self._begun[1].ready:
+        if self._begun is not None and self._may_finish(self._begun[1]):
             yield from self._finish()
 
     def flush(self) -> Iterator[Answer]:
@@ -72,6 +72,16 @@ class Outlet:
         while self._waiting:
             yield from self._next_batch()
         yield from self._finish()
+
+    def _may_finish(self, pending: Pending) -> bool:
+        """Whether to answer now: what was begun is there, or it is better not kept waiting.
+
+        A batch of one that runs out of memory is blamed on the request that waits for longest.
+        """
+        if self._batch.batch_size == 1:
+            return True
+        ready = self._attempt(lambda: pending.ready)
+        return isinstance(ready, Fault) or ready
 
     def _next_batch(self) -> Iterator[Answer]:
         """Begin to decode a batch, then answer for the one before it."""

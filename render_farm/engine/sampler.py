@@ -23,8 +23,8 @@ class SamplerInfo:
     """What a sampler is, for the metadata of the samples it makes.
 
     `device` is the device model (``NVIDIA H100 80GB HBM3``, ``cpu: AMD EPYC 9B14``), `dtype` the
-    one in force (``float16``), `engine` is ``call`` or ``rehearsal``, `versions` the versions of
-    the libraries that decide the pixels.
+    one in force (``float16``), `engine` is ``steps``, ``call`` or ``rehearsal``, `versions` the
+    versions of the libraries that decide the pixels.
     """
 
     engine: str
@@ -112,8 +112,9 @@ class Sampler(Protocol):
     ) -> Iterator[Rendered | Refused]:
         """Render requests lazily, each answered exactly once, in any order.
 
-        Takes no more requests from `requests` than the batches in hand need, so the caller knows
-        from what was taken and not answered which requests are in flight. Every forward has the
+        Takes no more requests from `requests` than the batches in hand need and a few that are
+        looked at ahead, so the caller knows from what was taken and not answered which requests may
+        be in flight. Every forward has the
         full shape of `batch_size`: short batches are padded, a failing batch is bisected in
         full padded batches until the requests at fault are alone.
 

@@ -111,7 +111,7 @@ def step_bounds(name: str, config: Mapping[str, Any], own_class: str) -> tuple[i
 def make_scheduler(name: str, own: Any) -> Any:
     """A fresh diffusers scheduler from the configuration of the model's own one.
 
-    A new one for every batch, because schedulers keep state between their steps.
+    A new one each time, because schedulers keep state between their steps.
     """
     if name == MODEL:
         return type(own).from_config(own.config)

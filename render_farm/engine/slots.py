@@ -39,7 +39,7 @@ class Denoised:
 
 
 class LaneTable:
-    """Hands out a fixed number of lanes and takes them back. Counts what they are used for."""
+    """Hands out a fixed number of lanes and takes them back."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))[::-1]

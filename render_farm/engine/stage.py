@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from render_farm.engine.conditioning import Embedding
-from render_farm.engine.denoiser import LANES_A_PICTURE, Denoiser, Lanes
+from render_farm.engine.denoiser import LANES_A_PICTURE, LATENT_FACTOR, Denoiser, Lanes
+from render_farm.engine.host import to_device
 from render_farm.engine.slots import Denoised, LaneTable, Occupancy, Slot
-from render_farm.engine.walk import Schedule, Walk
+from render_farm.engine.walk import Schedule, Start, Walk
 from render_farm.job.request import RenderRequest
-
-LATENT_FACTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,13 @@ class Stage:
     ) -> None:
         """Give a request its lanes: one for each embedding, the prompt's first."""
         contexts = [self._denoiser.context(embedding) for embedding in embeddings]
-        walk, slots = self._walk_on(schedule)
-        walk.join(request.seed, self._blank)
+        start = Start(request.seed, self._blank)
         lanes = self._table.reserve(len(embeddings))
         for lane, embedding, context in zip(lanes, embeddings, contexts, strict=True):
             self._lanes.fill(lane, context, embedding.pooled)
+        # from here on nothing fails: a walk has as many latents as it has slots
+        walk, slots = self._walk_on(schedule)
+        walk.join(start)
         slots.append(Slot(request, lanes))
         self._members = None
 
@@ -96,14 +97,14 @@ class Stage:
         noise = torch.randn_like(self._blank.expand(pictures, -1, -1, -1))
         self._denoiser.try_out(noise, self._lanes)
 
-    def clear(self) -> list[Slot]:
+    def clear(self) -> list[RenderRequest]:
         """Empty every lane; returns what was in them."""
         slots = self._slots()
         for slot in slots:
             self._table.release(slot.lanes)
         self._walks = []
         self._members = None
-        return slots
+        return [slot.request for slot in slots]
 
     def _walk_on(self, schedule: Schedule) -> tuple[Walk, list[Slot]]:
         """A walk on that schedule that has not begun yet: an open one, else a new one."""
@@ -132,7 +133,7 @@ class Stage:
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """Lanes to slots, [S, C, h, w]: classifier-free guidance where a slot has two lanes.
 
-        From "Classifier-Free Diffusion Guidance", Ho and Salimans 2022, as diffusers computes it.
+        From "Classifier-Free Diffusion Guidance", Ho and Salimans 2022; computed in float32.
         """
         members = self._membership()
         negative = predictions[members.negatives].float()
@@ -157,7 +158,7 @@ class Stage:
         return self._members
 
     def _on_device(self, numbers: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=dtype).to(self._blank.device)
+        return to_device(torch.tensor(numbers, dtype=dtype), self._blank.device)
 
     def _count(self, elapsed_s: float) -> None:
         """Share a forward's time among the lanes in use, and count them."""

@@ -7,10 +7,11 @@ rows with different parameters fill a batch as well as equal ones.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,11 +26,14 @@ from render_farm.engine.model import LoadedPipeline
 from render_farm.engine.outlet import BatchOfOneSize, Outlet
 from render_farm.engine.sampler import Refused, Rendered, SamplerInfo, SortKey
 from render_farm.engine.schedulers import check_scheduler
-from render_farm.engine.slots import Denoised, Occupancy, Slot, Window
+from render_farm.engine.slots import Denoised, Occupancy, Window
 from render_farm.engine.stage import Stage
 from render_farm.engine.tokens import TokenCounter
 from render_farm.engine.walk import Schedules
+from render_farm.errors import EngineError, RowError
 from render_farm.job.request import RenderRequest
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -40,8 +44,8 @@ class StepSampler:
     """A `Sampler` for Stable Diffusion 1.x, 2.x and XL pipelines.
 
     Takes the pipeline's denoiser and decoder over: the pipeline cannot be called any more.
-    `compiled` compiles both, once for each shape, when it is first rendered. `clock` returns
-    seconds.
+    `compiled` compiles the denoiser, and on an accelerator the decoder, once for each shape, when
+    it is first rendered. `clock` returns seconds.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class StepSampler:
         self._tokens = TokenCounter(pipeline)
         self._encoder = PromptEncoder(pipeline, loaded.device, loaded.clip_skip)
         self._denoiser = Denoiser(pipeline.unet, loaded.device)
-        self._decoder = Decoder(pipeline.vae, loaded.device)
+        self._decoder = Decoder(pipeline.vae, loaded.device, _overflows(pipeline))
         if compiled:
             self._denoiser.compile()
             if loaded.device.type != "cpu":
@@ -95,6 +99,14 @@ class StepSampler:
         check_request(request, self._loaded.size_factor)
         own = self._loaded.pipeline.scheduler
         check_scheduler(request.scheduler, request.steps, own.config, type(own).__name__)
+        try:
+            self._schedules.get(request.scheduler, request.steps)
+        except ValueError as error:
+            raise RowError(
+                "scheduler_incompatible",
+                f"scheduler: {request.scheduler} with {request.steps} steps and the model's own "
+                f"configuration: {error}",
+            ) from error
 
     def order(self, request: RenderRequest) -> SortKey:
         """Long ones first: what is left at the end, when lanes run empty, is soon done.
@@ -110,7 +122,10 @@ class StepSampler:
         def seconds_of(batch_size: int) -> float:
             batch = BatchOfOneSize((width, height), batch_size, self._compiled)
             timed = self._attempt(partial(self._time_forward, batch), batch)
-            return float("inf") if isinstance(timed, Fault) else timed
+            if isinstance(timed, Fault):
+                log.warning("a batch could not be tried", extra={"error": timed.error})
+                return float("inf")
+            return timed
 
         return best_batch_size(seconds_of, MOST_MEASURED)
 
@@ -119,19 +134,24 @@ class StepSampler:
     ) -> Iterator[Rendered | Refused]:
         """Render requests lazily; see `Sampler.render`.
 
-        A forward has two lanes for each of `batch_size`. Up to `ENCODE_BATCH` requests more are
-        taken than are in lanes, so that their texts are encoded together. Requests of one size
-        are rendered together; where sizes alternate, lanes run empty at every change.
+        A forward has two lanes for each of `batch_size`, rounded up by `Denoiser.pictures_at_once`.
+        Up to `ENCODE_BATCH` requests more are taken than are in lanes, so that their texts are
+        encoded together. Requests of one size are rendered together; where sizes alternate, lanes
+        run empty at every change.
         """
-        window = Window(requests, min(ENCODE_BATCH, batch_size))
+        window = Window(requests, ENCODE_BATCH)
         while (first := window.first()) is not None:
             size = first.width, first.height
             batch = BatchOfOneSize(size, batch_size, self._compiled)
-            yield from self._render_size(window, batch)
+            stage = self._attempt(partial(self._stage, batch), batch)
+            if isinstance(stage, Fault):
+                raise EngineError(f"{stage.error_type}: {stage.error}")
+            yield from self._render_size(window, batch, stage)
 
-    def _render_size(self, window: Window, batch: BatchOfOneSize) -> Iterator[Rendered | Refused]:
-        """Render what comes of one size until none is in sight."""
-        stage = self._stage(batch)
+    def _render_size(
+        self, window: Window, batch: BatchOfOneSize, stage: Stage
+    ) -> Iterator[Rendered | Refused]:
+        """Render what comes of one size, on an empty stage, until none is in sight."""
         outlet = Outlet(self._loaded, self._decoder, self._tokens, batch, self._clock)
         while True:
             yield from self._admit(stage, window, batch)
@@ -139,21 +159,21 @@ class StepSampler:
                 break
             finished = self._attempt(partial(self._advance, stage), batch)
             if isinstance(finished, Fault):
-                yield from self._refuse_or_halve(stage.clear(), finished, batch)
+                yield from self._refuse_or_halve(finished, batch, stage)
             else:
                 yield from outlet.put(finished)
         yield from outlet.flush()
 
     def _refuse_or_halve(
-        self, slots: Sequence[Slot], fault: Fault, batch: BatchOfOneSize
+        self, fault: Fault, batch: BatchOfOneSize, stage: Stage
     ) -> Iterator[Rendered | Refused]:
         """Begin the halves of a batch that failed anew, until the request at fault is alone."""
-        if len(slots) == 1:
-            yield Refused(slots[0].request, fault.error_type, fault.error)
+        requests = stage.clear()
+        if len(requests) == 1:
+            yield Refused(requests[0], fault.error_type, fault.error)
             return
-        for half in halves(slots):
-            again = Window([slot.request for slot in half], len(half))
-            yield from self._render_size(again, batch)
+        for half in halves(requests):
+            yield from self._render_size(Window(half, len(half)), batch, stage)
 
     def _admit(
         self, stage: Stage, window: Window, batch: BatchOfOneSize
@@ -183,7 +203,8 @@ class StepSampler:
         stage.admit(request, schedule, embeddings)
 
     def _stage(self, batch: BatchOfOneSize) -> Stage:
-        lanes = self._lanes_of(LANES_A_PICTURE * batch.batch_size, batch.size)
+        pictures = self._denoiser.pictures_at_once(batch.batch_size, *batch.size)
+        lanes = self._lanes_of(LANES_A_PICTURE * pictures, batch.size)
         return Stage(self._denoiser, lanes, batch.size, self._occupancy, self._clock)
 
     @torch.inference_mode()
@@ -203,3 +224,11 @@ class StepSampler:
             synchronize(self._loaded.device)
             times.append(self._clock() - began_s)
         return min(times[1:])
+
+
+def _overflows(pipeline: Any) -> bool:
+    """Whether the VAE is known to overflow in float16, as Stable Diffusion XL's own one is.
+
+    The configurations of older models say so too, for want of saying anything.
+    """
+    return "text_encoder_2" in pipeline.components and bool(pipeline.vae.config.force_upcast)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from render_farm.engine.host import to_device
 from render_farm.engine.schedulers import make_scheduler
 
 MOST_SCHEDULES = 256
@@ -38,6 +39,18 @@ class Schedule:
             if isinstance(value, list):
                 setattr(scheduler, name, list(value))
         return scheduler
+
+
+class Start:
+    """A picture's own generator, and the noise that it drew first, shaped as `blank`.
+
+    Drawn on the CPU, as the stock pipelines do with a generator there.
+    """
+
+    def __init__(self, seed: int, blank: torch.Tensor) -> None:
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.randn(blank.shape, generator=self.generator, dtype=blank.dtype)
+        self.noise = to_device(noise, blank.device)
 
 
 class Walk:
@@ -69,15 +82,10 @@ class Walk:
         """Whether another picture can join: before the first forward."""
         return self._position == 0 and (self.schedule.takes_company or not self._latents)
 
-    def join(self, seed: int, blank: torch.Tensor) -> None:
-        """Begin a picture with the noise of `seed`, shaped as `blank`, [1, C, h, w].
-
-        Drawn on the CPU, as the stock pipelines do with a generator there.
-        """
-        generator = torch.Generator("cpu").manual_seed(seed)
-        noise = torch.randn(blank.shape, generator=generator, dtype=blank.dtype)
-        self._generators.append(generator)
-        self._latents.append(noise.to(blank.device) * self.schedule.noise_sigma)
+    def join(self, start: Start) -> None:
+        """Begin a picture."""
+        self._generators.append(start.generator)
+        self._latents.append(start.noise * self.schedule.noise_sigma)
 
     def latents(self) -> torch.Tensor:
         """The latents of all pictures, [n, C, h, w], in the order in which they joined."""
@@ -123,6 +131,7 @@ class Schedules:
         # Tables stay on the CPU: a number read from there costs no wait for the accelerator.
         scheduler.set_timesteps(steps, device="cpu")
         if hasattr(scheduler, "set_begin_index"):
+            # else it is looked up by the timestep, which fails where two of them are equal
             scheduler.set_begin_index(0)
         if hasattr(scheduler, "get_lms_coefficient"):
             # an integral of two milliseconds, the same for every picture at this position

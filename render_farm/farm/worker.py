@@ -18,6 +18,7 @@ from render_farm.errors import (
     AccessDenied,
     DeviceLost,
     InputError,
+    ModelError,
     StopError,
     StoreError,
     Unavailable,
@@ -101,7 +102,7 @@ class ShardWorker:
         except (AccessDenied, Unavailable, Unknown) as error:
             fix = "Look at the store, its credentials and the network; then resume."
             return RunHalted(assignment.shard, f"the store failed: {error}", fix)
-        except InputError as error:
+        except (InputError, ModelError) as error:
             return RunHalted(assignment.shard, str(error), "Then resume.")
         except StopError as error:
             return RunHalted(assignment.shard, error.reason, error.fix)
