@@ -69,11 +69,14 @@ def _heads(states: torch.Tensor, heads: int) -> torch.Tensor:
 class Lanes:
     """The inputs of a forward that stay with a picture while it is in its lanes.
 
-    `context` is laid out as `Context` with the lanes in front; `pooled` [L, channels] and
-    `time_ids` [L, 6] are what SDXL takes besides.
+    `part` is how many pictures the part of a forward takes at once that sees no text: half of
+    what `count` lanes have with guidance, so that few more pictures than that, where some have
+    none, cost little more. `context` is laid out as `Context` with the lanes in front; `pooled`
+    [L, channels] and `time_ids` [L, 6] are what SDXL takes besides.
     """
 
     count: int
+    part: int
     context: Context
     pooled: torch.Tensor | None
     time_ids: torch.Tensor | None
@@ -165,13 +168,16 @@ class Denoiser:
             (key.expand(count, -1, -1, -1).clone(), value.expand(count, -1, -1, -1).clone())
             for key, value in self.context(embedding)
         )
+        pictures = count // LANES_A_PICTURE
+        half = self.pictures_at_once(pictures // 2, width, height) if pictures > 1 else pictures
+        part = half if 2 * half == pictures else pictures
         if embedding.pooled is None:
-            return Lanes(count, context, None, None)
+            return Lanes(count, part, context, None, None)
         # original size, crop and target size, as the stock pipeline sets them by default
         sizes = [height, width, 0, 0, height, width]
         ids = torch.tensor([sizes], dtype=self.dtype, device=self._device)
         pooled = embedding.pooled.expand(count, -1).clone()
-        return Lanes(count, context, pooled, ids.repeat(count, 1))
+        return Lanes(count, part, context, pooled, ids.repeat(count, 1))
 
     def try_out(self, latents: torch.Tensor, lanes: Lanes) -> None:
         """A forward to see how long it takes, never a compiled one: [L / 2, C, h, w]."""
@@ -187,15 +193,15 @@ class Denoiser:
     ) -> torch.Tensor:
         """The prediction for every lane, [L, C, h, w].
 
-        `latents` [n, C, h, w] and `timesteps`, float32 [n], are of pictures, half as many as there
-        are lanes or just as many; `owners`, int64 [L], says which picture each lane works at.
+        `latents` [n, C, h, w] and `timesteps`, float32 [n], are of pictures, a multiple of
+        `Lanes.part`; `owners`, int64 [L], says which picture each lane works at.
         """
-        # always half a forward at a time, so that a picture's bits do not depend on their number
+        # always as many at a time, so that a picture's bits do not depend on their number
         parts = [
             self._of_picture(some.contiguous(memory_format=torch.channels_last), times)
             for some, times in zip(
-                torch.split(latents, lanes.count // LANES_A_PICTURE),
-                torch.split(timesteps, lanes.count // LANES_A_PICTURE),
+                torch.split(latents, lanes.part),
+                torch.split(timesteps, lanes.part),
                 strict=True,
             )
         ]

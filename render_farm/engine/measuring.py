@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from render_farm.errors import OutOfMemory
 
-GAIN = 0.03
+GAIN = 0.01
 """A larger batch must take this share less time a picture to be worth its memory."""
 
 PATIENCE = 2

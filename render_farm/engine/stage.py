@@ -121,8 +121,7 @@ class Stage:
         """The denoiser's prediction in every lane, [L, C, h, w]."""
         scaled = [walk.scaled() for walk, _ in self._walks]
         timesteps = [walk.timestep for walk, slots in self._walks for _ in slots]
-        half = self._lanes.count // LANES_A_PICTURE
-        empty = -len(timesteps) % half
+        empty = -len(timesteps) % self._lanes.part
         return self._denoiser.predict(
             torch.cat([*scaled, *[self._blank] * empty]),
             self._on_device([*timesteps, *[0.0] * empty], torch.float32),

@@ -31,8 +31,8 @@ class Device:
         ({1: 0.10, 2: 0.12, 4: 0.20, 8: 0.40, 16: 0.80}, 4, [1, 2, 4, 8, 16]),
         # nothing to gain at all
         ({1: 0.10, 2: 0.20, 4: 0.40, 8: 0.10}, 1, [1, 2, 4]),
-        # a gain of two in a hundred is not worth twice the memory
-        ({1: 0.10, 2: 0.196, 4: 0.392, 8: 0.7}, 1, [1, 2, 4]),
+        # a gain of less than one in a hundred is not worth twice the memory
+        ({1: 0.10, 2: 0.1985, 4: 0.397, 8: 0.7}, 1, [1, 2, 4]),
         # one measured in a busy moment
         ({1: 0.10, 2: 0.30, 4: 0.10, 8: 0.20, 16: 0.40}, 4, [1, 2, 4, 8, 16]),
         # one that could not be measured ends it

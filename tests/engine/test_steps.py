@@ -243,11 +243,11 @@ def test_the_first_batch_size_is_the_largest_that_gains(stepped):
 def test_batches_that_do_not_fit_are_left_out_of_the_choice(load_model):
     loaded = load_model("demo")
 
-    def full(_module: object, inputs: tuple) -> None:
-        if len(inputs[0]) > 4:
+    def full(_module: object, _inputs: tuple, more: dict) -> None:
+        if len(more["hidden_states"]) > 8:
             raise MemoryError
 
-    loaded.pipeline.unet.conv_in.register_forward_pre_hook(full)
+    loaded.pipeline.unet.mid_block.register_forward_pre_hook(full, with_kwargs=True)
     ticks = itertools.count()
     sampler = StepSampler(loaded, clock=lambda: next(ticks))
     assert sampler.default_batch_size(16, 16) == 4
