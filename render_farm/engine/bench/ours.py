@@ -18,8 +18,10 @@ from render_farm.engine.sampler import Refused, Sampler, SamplerInfo
 from render_farm.engine.steps import StepSampler
 from render_farm.errors import EngineError, InputError, OutOfMemory
 from render_farm.job.request import RenderRequest
+from render_farm.job.spec import ShardsSpec
 
 WARM_UP_STEPS = 2
+SHARD_ROWS = ShardsSpec().rows
 
 
 class Ours:
@@ -58,19 +60,21 @@ class Ours:
         return self._sampler.default_batch_size(width, height)
 
     def render(self, rows: Sequence[RenderRequest], batch: int, pictures: Pictures) -> None:
-        """Render rows: in the order given, but for an engine that needs them sorted by setting.
+        """Render rows as a worker does: shard by shard, each in the order that the engine likes.
 
         Raises:
             OutOfMemory: the batch does not fit.
             EngineError: a row was refused, so that the time would mean nothing.
         """
-        ordered = rows if self._steps else sorted(rows, key=self._sampler.order)
-        for answer in self._sampler.render(ordered, batch):
-            if isinstance(answer, Refused):
-                raise EngineError(f"{answer.request.prompt}: {answer.error_type}: {answer.error}")
-            pictures.take(answer.request.row, answer.pixels)
-        if self._steps is None:
-            self._count(ordered, batch)
+        for start in range(0, len(rows), SHARD_ROWS):
+            shard = sorted(rows[start : start + SHARD_ROWS], key=self._sampler.order)
+            for answer in self._sampler.render(shard, batch):
+                if isinstance(answer, Refused):
+                    reason = f"{answer.error_type}: {answer.error}"
+                    raise EngineError(f"{answer.request.prompt}: {reason}")
+                pictures.take(answer.request.row, answer.pixels)
+            if self._steps is None:
+                self._count(shard, batch)
 
     def _count(self, rows: Sequence[RenderRequest], batch: int) -> None:
         """Lanes of calls, which are padded to the batch and last as long as their rows."""
