@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,11 @@ REQUEST = RenderRequest(
 )
 
 DEMO_MODEL = Path(__file__).parents[2] / "jobs" / "scenes" / "model"
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and os.environ.get("CI") != "true",
+    reason="torch.compile needs a C++ compiler (Debian: g++ and python3-dev)",
+)
 
 MakeRequest = Callable[..., RenderRequest]
 LoadModel = Callable[..., LoadedPipeline]

@@ -19,6 +19,7 @@ from render_farm.engine.compiling import (
 from render_farm.engine.guard import attempt
 from render_farm.engine.source import ModelSource
 from render_farm.errors import ModelError
+from tests.engine.conftest import needs_compiler
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -56,6 +57,7 @@ def test_false_is_no_whatever_the_length():
     assert not is_compiled(ModelSource("", compile=False, planned_images=10**9), CPU)
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     "source",
     [
@@ -68,6 +70,7 @@ def test_a_job_that_is_long_or_asks_is_compiled_where_there_is_a_compiler(source
     assert is_compiled(source, CPU)
 
 
+@needs_compiler
 def test_what_compiling_makes_is_kept_where_the_source_says(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, "")
     monkeypatch.delenv(CACHE_VARIABLE)
@@ -77,6 +80,7 @@ def test_what_compiling_makes_is_kept_where_the_source_says(tmp_path, monkeypatc
     assert folder.is_dir()
 
 
+@needs_compiler
 def test_a_cache_that_is_set_already_stays(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "set"))
     is_compiled(ModelSource("", compile=True, compile_cache=str(tmp_path / "other")), CPU)
@@ -109,6 +113,7 @@ def test_without_a_compiler_auto_goes_on_and_true_says_what_to_install(tmp_path)
     assert "g++" in child.stdout
 
 
+@needs_compiler
 def test_more_sizes_are_compiled_for_than_torch_would():
     assert is_compiled(ModelSource("", compile=True), CPU)
     compiled = torch.compile(doubled, dynamic=False, backend="eager", fullgraph=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from render_farm.engine.schedulers import NAMES
 from render_farm.engine.steps import StepSampler
 from render_farm.job.request import RenderRequest
-from tests.engine.conftest import REQUEST, LoadModel, pixels_of
+from tests.engine.conftest import REQUEST, LoadModel, needs_compiler, pixels_of
 
 
 def mixed_rows(second_size: tuple[int, int]) -> Iterator[RenderRequest]:
@@ -130,6 +130,7 @@ def test_the_last_lane_is_as_good_as_the_first_where_lanes_do_not_fill_vectors(
     }
 
 
+@needs_compiler
 def test_compiled_forwards_keep_that_promise(load_model):
     sampler = StepSampler(load_model("demo"), compiled=True)
     rows = POOLS["demo"][:7]
