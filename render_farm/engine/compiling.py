@@ -15,9 +15,12 @@ log = logging.getLogger(__name__)
 
 WORTHWHILE_ON_CPU = 20_000
 WORTHWHILE_ON_ACCELERATOR = 4_000
-"""Images from which on `auto` compiles. Compiling takes about a minute for each size of picture
-and saves a fifth of the time after it: pictures of the demo model take 30 ms on a core, and those
-of Stable Diffusion some 200 ms on an accelerator."""
+"""Images from which on `auto` compiles.
+
+On a core compiling took half a minute for a size of picture and saved a fifth of the 30 ms that a
+picture of the demo model takes. For an accelerator, where a picture takes some 200 ms by published
+figures, the number is a guess.
+"""
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MOST_SHAPES = 4096
