@@ -11,7 +11,7 @@ import torch
 
 from render_farm.engine.batches import batches, padded
 from render_farm.engine.checks import check_request
-from render_farm.engine.device import first_batch_size, library_versions
+from render_farm.engine.device import first_batch_size
 from render_farm.engine.guard import Fault, attempt, halves
 from render_farm.engine.model import LoadedPipeline
 from render_farm.engine.pictures import Made, Picture, answer, inspected
@@ -55,12 +55,7 @@ class CallSampler:
         self._parameters = frozenset(inspect.signature(loaded.pipeline.__call__).parameters)
         self._own_scheduler = getattr(loaded.pipeline, "scheduler", None)
         self._tokens = TokenCounter(loaded.pipeline)
-        self._info = SamplerInfo(
-            engine="call",
-            device=loaded.device_name,
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            versions=library_versions(),
-        )
+        self._info = loaded.info("call")
 
     @property
     def info(self) -> SamplerInfo:
@@ -129,7 +124,7 @@ class CallSampler:
             label = batch_shape_label(batch_size, first.width, first.height, self._compiled)
             for request, picture in zip(batch, called, strict=False):
                 cut = self._tokens.cut(request.prompt)
-                yield answer(request, picture, Made(label, share_s, cut, self._loaded.dtype))
+                yield answer(request, picture, Made(label, share_s, cut, self._loaded.dtype_name))
         elif len(batch) == 1:
             yield Refused(batch[0], called.error_type, called.error)
         else:

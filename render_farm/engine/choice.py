@@ -5,10 +5,7 @@ Decided from the folder's small files alone, so that `validate` and every worker
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from render_farm.engine.folder import FolderFacts
 from render_farm.engine.schedulers import SCHEDULERS
@@ -82,18 +79,12 @@ def _obstacle(facts: FolderFacts, offload: str) -> str | None:
 
 
 def _vae_obstacle(facts: FolderFacts) -> str | None:
-    levels = len(_config(facts, "vae").get("block_out_channels", VAE_LEVELS * [0]))
+    levels = len(facts.config("vae/config.json").get("block_out_channels", VAE_LEVELS * [0]))
     return None if levels == VAE_LEVELS else f"has a VAE of {levels} levels"
 
 
-def _config(facts: FolderFacts, component: str) -> Mapping[str, Any]:
-    path = Path(facts.path) / component / "config.json"
-    config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
-
-
 def _unet_obstacle(facts: FolderFacts) -> str | None:
-    config = _config(facts, "unet")
+    config = facts.config("unet/config.json")
     embeds = "text_time" if facts.pipeline_class == "StableDiffusionXLPipeline" else None
     expected = {
         "_class_name": "UNet2DConditionModel",

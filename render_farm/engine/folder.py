@@ -44,6 +44,14 @@ class FolderFacts:
         """The name of the diffusers class, such as ``StableDiffusionPipeline``."""
         return self.layout.pipeline_class
 
+    def config(self, file: str) -> dict[str, Any]:
+        """A component's configuration, such as ``unet/config.json``; empty where there is none."""
+        path = Path(self.path) / file
+        if not path.is_file():
+            return {}
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
+
 
 def check_folder(path: str | Path, *, safety_checker: bool = False) -> FolderFacts:
     """Check that a local folder can be loaded safely, and read what it says about itself.

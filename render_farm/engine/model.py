@@ -14,13 +14,20 @@ import diffusers
 import torch
 from safetensors import SafetensorError
 
-from render_farm.engine.device import choose_device, choose_dtype, device_model, settle_kernels
+from render_farm.engine.device import (
+    choose_device,
+    choose_dtype,
+    device_model,
+    library_versions,
+    settle_kernels,
+)
 from render_farm.engine.folder import FolderFacts, check_folder
 from render_farm.engine.fuse import fuse_loras
 from render_farm.engine.hub import is_hub_id, resolve_hub
 from render_farm.engine.libraries import heard_warnings, quiet_libraries
 from render_farm.engine.preflight import clip_skip_problem
 from render_farm.engine.safety import SafetyChecker
+from render_farm.engine.sampler import SamplerInfo
 from render_farm.engine.source import OFFLOADS, ModelSource
 from render_farm.errors import ModelError
 
@@ -47,6 +54,15 @@ class LoadedPipeline:
     device_name: str
     clip_skip: int | None = None
     safety: SafetyChecker | None = None
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as it is recorded: ``float16``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def info(self, engine: str) -> SamplerInfo:
+        """What a sampler of that engine on top of it is."""
+        return SamplerInfo(engine, self.device_name, self.dtype_name, library_versions())
 
 
 def load_pipeline(source: ModelSource) -> LoadedPipeline:

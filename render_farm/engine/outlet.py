@@ -144,5 +144,5 @@ class Outlet:
 
     def _answer(self, done: Denoised, picture: Picture) -> Answer:
         cut = self._tokens.cut(done.request.prompt)
-        made = Made(self._batch.label, done.render_s, cut, self._loaded.dtype)
+        made = Made(self._batch.label, done.render_s, cut, self._loaded.dtype_name)
         return answer(done.request, picture, made)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from render_farm.engine.checks import picture_flags
@@ -49,17 +48,17 @@ class Made:
     batch_shape: str
     render_s: float
     cut_tokens: int
-    dtype: torch.dtype
+    dtype: str
 
 
 def answer(request: RenderRequest, picture: Picture, made: Made) -> Answer:
     """A picture becomes a sample, or is refused when it is not a number."""
     if not picture.sound:
-        dtype = str(made.dtype).removeprefix("torch.")
         return Refused(
             request,
             "non_finite",
-            f"the model returned NaN or infinity in {dtype}; bfloat16 or float32 may render it",
+            f"the model returned NaN or infinity in {made.dtype}; bfloat16 or float32 "
+            "may render it",
         )
     return Rendered(
         request=request,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from render_farm.engine.checks import check_side
@@ -72,7 +70,9 @@ def check_defaults(defaults: Parameters, facts: FolderFacts | None) -> list[Prob
     if facts is None:
         return problems + _scheduler_problems(defaults, ANY_BETAS, "")
     own_class = facts.layout.components.get("scheduler", "")
-    return problems + _scheduler_problems(defaults, _scheduler_config(facts), own_class)
+    return problems + _scheduler_problems(
+        defaults, facts.config("scheduler/scheduler_config.json"), own_class
+    )
 
 
 def check_additions(loras: int, clip_skip: int | None, facts: FolderFacts) -> list[Problem]:
@@ -152,11 +152,3 @@ def _scheduler_problems(
         fits = ", ".join(NAMES) if name not in NAMES else "model"
         return [Problem("defaults.scheduler", shown(name), fits, "name one of these")]
     return []
-
-
-def _scheduler_config(facts: FolderFacts) -> dict[str, Any]:
-    path = Path(facts.path) / "scheduler" / "scheduler_config.json"
-    if not path.is_file():
-        return {}
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config

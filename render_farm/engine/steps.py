@@ -19,7 +19,7 @@ from render_farm.engine.checks import check_request
 from render_farm.engine.conditioning import ENCODE_BATCH, PromptEncoder, Text, texts_of
 from render_farm.engine.decoder import Decoder
 from render_farm.engine.denoiser import LANES_A_PICTURE, Denoiser, Lanes
-from render_farm.engine.device import MOST_MEASURED, library_versions, synchronize
+from render_farm.engine.device import MOST_MEASURED, synchronize
 from render_farm.engine.guard import Fault, attempt, halves
 from render_farm.engine.measuring import best_batch_size
 from render_farm.engine.model import LoadedPipeline
@@ -69,12 +69,7 @@ class StepSampler:
                 self._decoder.compile()
         self._schedules = Schedules(pipeline.scheduler)
         self._occupancy = Occupancy()
-        self._info = SamplerInfo(
-            engine="steps",
-            device=loaded.device_name,
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            versions=library_versions(),
-        )
+        self._info = loaded.info("steps")
 
     @property
     def info(self) -> SamplerInfo:

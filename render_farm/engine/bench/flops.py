@@ -24,8 +24,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from render_farm.engine.bench.twin import on_meta
-from render_farm.engine.bench.workload import lanes_of
 from render_farm.engine.schedulers import make_scheduler
+from render_farm.engine.slots import lanes_needed
 from render_farm.job.request import RenderRequest
 
 
@@ -63,7 +63,9 @@ def count_flops(pipeline: Any, width: int, height: int) -> Flops:
 def average_flops(flops: Flops, rows: Iterable[RenderRequest], own_scheduler: Any) -> float:
     """Operations of a picture, averaged over the rows."""
     forwards = cache(partial(_forwards, own_scheduler))
-    counted = [flops.of_image(forwards(row.scheduler, row.steps), lanes_of(row)) for row in rows]
+    counted = [
+        flops.of_image(forwards(row.scheduler, row.steps), lanes_needed(row)) for row in rows
+    ]
     return sum(counted) / len(counted)
 
 

@@ -10,11 +10,12 @@ import torch
 
 from render_farm.engine.batches import batches
 from render_farm.engine.bench.pictures import Pictures
-from render_farm.engine.bench.workload import Setting, Size, lanes_of, uniform_rows
+from render_farm.engine.bench.workload import Setting, Size, uniform_rows
 from render_farm.engine.call import CallSampler
 from render_farm.engine.device import synchronize
 from render_farm.engine.model import LoadedPipeline
 from render_farm.engine.sampler import Refused, Sampler, SamplerInfo
+from render_farm.engine.slots import lanes_needed
 from render_farm.engine.steps import StepSampler
 from render_farm.errors import EngineError, InputError, OutOfMemory
 from render_farm.job.request import RenderRequest
@@ -79,7 +80,7 @@ class Ours:
     def _count(self, rows: Sequence[RenderRequest], batch: int) -> None:
         """Lanes of calls, which are padded to the batch and last as long as their rows."""
         for call in batches(rows, batch, self._sampler.order):
-            lanes = call[0].steps * lanes_of(call[0])
+            lanes = call[0].steps * lanes_needed(call[0])
             self._advanced += lanes * len(call)
             self._computed += lanes * batch
 

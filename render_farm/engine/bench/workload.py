@@ -104,11 +104,6 @@ def setting_of(row: RenderRequest) -> Setting:
     return Setting(row.steps, row.guidance_scale, row.scheduler)
 
 
-def lanes_of(row: RenderRequest) -> int:
-    """Lanes of a forward that the row takes: guidance needs a second one."""
-    return 2 if row.guidance_scale > 1 else 1
-
-
 def by_setting(rows: Iterable[RenderRequest]) -> list[list[RenderRequest]]:
     """Rows grouped by setting: groups in the order of their first rows, each in its rows' order."""
     groups: dict[Setting, list[RenderRequest]] = {}
