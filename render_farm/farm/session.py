@@ -115,7 +115,8 @@ def _pool(where: Where, workers: WorkersSpec) -> Iterator[tuple[Pool, int]]:
         yield LocalPool(build_pinned), 1
         return
     # Ray takes a second to import: only those who use it wait for it.
-    from render_farm.farm.driver import RayPool, connect, disconnect  # noqa: PLC0415
+    from render_farm.farm.cluster import connect, disconnect  # noqa: PLC0415
+    from render_farm.farm.driver import RayPool  # noqa: PLC0415
 
     resources = connect(where.address, workers)
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from render_farm.errors import InputError
-from render_farm.farm.driver import RayPool, Resources, connect, disconnect, size_workers
+from render_farm.farm.cluster import Resources, connect, disconnect, size_workers
+from render_farm.farm.driver import RayPool
 from render_farm.farm.messages import ShardClosed
 from render_farm.farm.pool import Answered, PoolEvent
 from render_farm.farm.worker import SamplerBuilder
