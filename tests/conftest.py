@@ -11,6 +11,9 @@ import pytest
 from tests.servers.ceph import CephServer, missing_binaries
 from tests.servers.moto import MotoServer
 
+FIGURES: list[tuple[str, object]] = []
+"""What tests measured and counted, printed at the end of the session."""
+
 # What would lead boto3 or pyarrow elsewhere than a test says.
 FOREIGN_VARIABLES = (
     "AWS_PROFILE",
@@ -20,6 +23,19 @@ FOREIGN_VARIABLES = (
     "AWS_ROLE_ARN",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("figures")
+        for name, value in FIGURES:
+            terminalreporter.write_line(f"{name:<72} {value}")
+
+
+@pytest.fixture
+def figure() -> Callable[[str, object], None]:
+    """Say a figure: it is printed with all others when the session ends."""
+    return lambda name, value: FIGURES.append((name, value))
 
 
 class HasEnvironment(Protocol):
