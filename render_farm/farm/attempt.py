@@ -95,7 +95,8 @@ class Attempt:
                     self.sampler.check(request)
                 if row.row in condemned:
                     raise RowError(
-                        "process_ended", "rendering this row alone ended the worker's process"
+                        "process_ended",
+                        "rendering this row alone ended or hung the worker's process",
                     )
             except RowError as error:
                 self._writer.reject(self.scribe.unresolved(row, error, datetime.now(UTC)))

@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, Literal
 
 import ray
@@ -21,12 +21,15 @@ from ray.exceptions import RayError, RayTaskError
 from render_farm.errors import DeviceLost, RenderFarmError
 from render_farm.farm.cluster import Resources
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
-from render_farm.farm.pool import Answered, Lost, PoolEvent, Ready, Refusal
+from render_farm.farm.pool import Answered, Lost, Placed, PoolEvent, Ready, Refusal
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
 
 log = logging.getLogger(__name__)
 
 DEVICE_LOST_STATUS = 70
+NODE_ID = "ray.io/node-id"
+
+_Kind = Literal["where", "open", "run"]
 
 
 class _Worker:
@@ -35,6 +38,10 @@ class _Worker:
     def __init__(self, builder: str) -> None:
         self._builder = builder
         self._worker: ShardWorker | None = None
+
+    def where(self) -> str:
+        """The node that the process runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def open(self, options: WorkerOptions) -> RenderFarmError | None:
         """Open the run; the error, if one is the user's to mend."""
@@ -62,21 +69,28 @@ class _Worker:
 class RayPool:
     """Actors by name; an event for each of their calls that has ended."""
 
+    separate = True
+
     def __init__(self, resources: Resources, builder: SamplerBuilder) -> None:
         self._builder = f"{builder.__module__}:{builder.__qualname__}"
-        self._actor_class: Any = ray.remote(_Worker).options(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=2,
-        )
+        self._actor_class: Any = ray.remote(_Worker)
+        self._actor_options = {
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": 2,
+        }
+        self._avoided: Set[str] = frozenset()
         self._actors: dict[str, Any] = {}
-        self._calls: dict[Any, tuple[str, Literal["open", "run"]]] = {}
+        self._calls: dict[Any, tuple[str, _Kind]] = {}
 
     def start(self, options: WorkerOptions) -> None:
-        actor = self._actor_class.remote(self._builder)
+        elsewhere = {NODE_ID: f"!in({','.join(sorted(self._avoided))})"} if self._avoided else {}
+        options_here = {**self._actor_options, "label_selector": elsewhere}
+        actor = self._actor_class.options(**options_here).remote(self._builder)
         self._actors[options.worker] = actor
+        self._calls[actor.where.remote()] = (options.worker, "where")
         self._calls[actor.open.remote(options)] = (options.worker, "open")
 
     def assign(self, worker: str, assignment: Assignment) -> None:
@@ -92,6 +106,9 @@ class RayPool:
         if actor is not None:
             ray.kill(actor, no_restart=True)
 
+    def avoid(self, nodes: Set[str]) -> None:
+        self._avoided = nodes
+
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         if not self._calls:
             time.sleep(timeout_s)
@@ -99,7 +116,7 @@ class RayPool:
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
         if done and len(self._calls) > 1:
             done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        return [self._event(call) for call in done]
+        return [self._event(call) for call in done if call in self._calls]
 
     def close(self) -> None:
         for worker in list(self._actors):
@@ -115,9 +132,13 @@ class RayPool:
         except RayError as error:
             lost = Lost(worker, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         else:
-            if kind == "run":
-                return Answered(worker, result)
-            return Ready(worker) if result is None else Refusal(worker, result)
+            match kind:
+                case "where":
+                    return Placed(worker, result)
+                case "run":
+                    return Answered(worker, result)
+                case "open":
+                    return Ready(worker) if result is None else Refusal(worker, result)
         self.discard(worker)
         return lost
 

@@ -5,30 +5,36 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from render_farm.errors import InputError, ModelError, StopError, StoreError
+from render_farm.farm.crew import Crew
+from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
 from render_farm.farm.messages import (
     Answer,
     RunHalted,
     ShardClosed,
     ShardFailed,
     ShardGivenBack,
-    Tally,
     WorkerOptions,
 )
-from render_farm.farm.pool import Answered, Lost, Pool, PoolEvent, Ready, Refusal
+from render_farm.farm.pool import Answered, Lost, Placed, Pool, PoolEvent, Ready, Refusal
 from render_farm.farm.progress import Progress
-from render_farm.farm.scheduler import Assign, Decision, GiveUp, Replace, Scheduler, Stop
+from render_farm.farm.scheduler import Scheduler
+from render_farm.farm.taking_up import take_up
+from render_farm.farm.watch import Watch
 from render_farm.job.spec import LimitsSpec
-from render_farm.ledger import keys
-from render_farm.ledger.attempts import Failure, read_attempts, record_failure, write_attempts
+from render_farm.ledger.attempts import (
+    Failure,
+    read_attempts,
+    record_failure,
+    write_attempts,
+)
 from render_farm.ledger.cancel import is_cancelled
 from render_farm.ledger.lease import Lease
 from render_farm.ledger.manifest import write_manifest
 from render_farm.ledger.quarantine import write_quarantine
-from render_farm.ledger.receipt import iter_receipts
 from render_farm.ledger.record import RunRecord
 from render_farm.store.base import Store
 
@@ -79,9 +85,14 @@ class Driver:
         self._on_progress = on_progress
         self._asked_to_stop = threading.Event()
         self._progress = Progress(planned_rows=record.plan.rows)
-        self._started = 0
-        self._in_hand: dict[str, int] = {}
-        self._ready: set[str] = set()
+        stalled_after_s = how.limits.stalled_after_s
+        plan = record.make_plan()
+        self._crew = Crew(
+            pool,
+            how.options,
+            Watch(None if stalled_after_s == "auto" else stalled_after_s),
+            lambda shard: plan.shard(shard).rows,
+        )
 
     def ask_to_stop(self) -> None:
         """End after the batches in hand; may be called from a signal handler."""
@@ -106,15 +117,16 @@ class Driver:
         return DriveEnd(self._progress.samples_rendered, rate, reason, fix)
 
     def _drive(self, lease: Lease) -> Stop | None:
-        scheduler = self._scheduler()
+        run = take_up(self._store, self._record, self._how.limits, self._how.workers)
+        scheduler, self._progress = run.scheduler, run.progress
         try:
-            self._loop(scheduler, lease)
+            self._loop(scheduler, lease, run.open_shards)
         finally:
             self._pool.close()
         if scheduler.given_up:
             count = len(scheduler.given_up)
             scheduler.stop(
-                f"{count} shards used their attempts",
+                f"{count} shards used their attempts; the last error: {scheduler.last_error}",
                 "status shows their errors; resume tries them again.",
             )
         write_manifest(self._store, self._record)
@@ -128,38 +140,13 @@ class Driver:
         except (InputError, StopError) as error:
             log.warning("no quarantine.parquet", extra={"error": str(error)})
 
-    def _scheduler(self) -> Scheduler:
-        """The scheduler of what the store says is open; a bit a shard is all that is kept."""
-        closed = bytearray(self._record.plan.shards)
-        tally = Tally()
-        for receipt in iter_receipts(self._store, len(closed)):
-            closed[receipt.shard] = 1
-            tally = tally.plus(receipt)
-            self._progress = self._progress.closed_before(receipt)
-        logs, now = {}, self._store.now()
-        for info in self._store.list(keys.ATTEMPTS):
-            shard = keys.shard_of(info.key)
-            if shard is not None and shard < len(closed) and not closed[shard]:
-                logs[shard] = read_attempts(self._store, shard).taken_up(now)
-        open_shards: Iterator[int] = (index for index, done in enumerate(closed) if not done)
-        limits = self._how.limits
-        self._open = closed.count(0)
-        return Scheduler(
-            open_shards,
-            logs,
-            tally,
-            attempts=limits.attempts,
-            max_quarantined=limits.max_quarantined,
-            workers=self._how.workers,
-        )
-
-    def _loop(self, scheduler: Scheduler, lease: Lease) -> None:
+    def _loop(self, scheduler: Scheduler, lease: Lease, open_shards: int) -> None:
         self._carry_out(scheduler, scheduler.start())
         if not scheduler.finished:
-            for _ in range(min(self._how.workers, self._open)):
-                self._start_worker()
+            for _ in range(min(self._how.workers, open_shards)):
+                self._crew.start_one()
         next_housekeeping = time.monotonic() + HOUSEKEEPING_S
-        self._on_progress(self._progress)
+        self._show()
         while not scheduler.finished:
             for event in self._pool.poll(POLL_S):
                 self._carry_out(scheduler, self._handle(scheduler, event))
@@ -168,7 +155,11 @@ class Driver:
                 next_housekeeping = time.monotonic() + HOUSEKEEPING_S
             if self._asked_to_stop.is_set():
                 self._carry_out(scheduler, scheduler.stop("stopped as asked", "resume goes on."))
-            self._on_progress(self._progress)
+            self._show()
+
+    def _show(self) -> None:
+        self._progress = self._progress.with_workers(len(self._crew.ready), time.monotonic())
+        self._on_progress(self._progress)
 
     def _housekeeping(self, scheduler: Scheduler, lease: Lease) -> list[Decision]:
         if lease.superseded():
@@ -178,37 +169,40 @@ class Driver:
         lease.beat()
         if is_cancelled(self._store):
             return scheduler.stop("the run was cancelled", "retry --cancelled renders those rows.")
-        return []
+        decisions: list[Decision] = []
+        for worker, silent_s in self._crew.end_stalled(self._store).items():
+            decisions += self._lost(scheduler, worker, f"no sign of life for {silent_s:.0f} s")
+        return decisions
 
     def _handle(self, scheduler: Scheduler, event: PoolEvent) -> list[Decision]:
         match event:
+            case Placed(worker, node):
+                self._crew.placed(worker)
+                scheduler.worker_placed(worker, node)
+                return []
             case Ready(worker):
-                self._count_workers(self._ready | {worker})
+                self._crew.is_ready(worker)
                 return scheduler.worker_ready(worker)
             case Refusal(worker, error):
                 return self._refused(scheduler, worker, error)
             case Lost(worker, error):
-                self._count_workers(self._ready - {worker})
                 return self._lost(scheduler, worker, error)
             case Answered(worker, answer):
                 return self._answered(scheduler, worker, answer)
 
-    def _count_workers(self, ready: set[str]) -> None:
-        self._ready = ready
-        self._progress = self._progress.with_workers(len(ready), time.monotonic())
-
     def _refused(self, scheduler: Scheduler, worker: str, error: Exception) -> list[Decision]:
-        """A worker that cannot start: the user's to mend, and after the first shard a stop."""
+        """A worker that cannot start: before the first shard the user's to mend."""
         if not isinstance(error, InputError | ModelError | StoreError):
             return self._lost(scheduler, worker, str(error))
         if self._progress.decided_here:
-            return scheduler.stop(f"{worker} cannot start: {error}", "Then resume.")
+            self._crew.gone(worker)
+            return scheduler.worker_refused(worker, str(error))
         if isinstance(error, ModelError):
             raise InputError((error.problem,)) from error
         raise error
 
     def _answered(self, scheduler: Scheduler, worker: str, answer: Answer) -> list[Decision]:
-        self._in_hand.pop(worker, None)
+        self._crew.answered(worker, closed=isinstance(answer, ShardClosed))
         match answer:
             case ShardClosed(receipt):
                 self._progress = self._progress.closed(receipt, answer.samples_rendered)
@@ -222,7 +216,7 @@ class Driver:
                 return [*scheduler.stop(reason, fix), *scheduler.shard_given_back(worker)]
 
     def _lost(self, scheduler: Scheduler, worker: str, error: str) -> list[Decision]:
-        shard = self._in_hand.pop(worker, None)
+        shard = self._crew.gone(worker)
         log.warning("worker lost", extra={"worker": worker, "shard": shard, "error": error})
         if shard is None:
             return scheduler.worker_lost(worker, None)
@@ -240,20 +234,14 @@ class Driver:
         for decision in decisions:
             match decision:
                 case Assign(worker, assignment):
-                    self._in_hand[worker] = assignment.shard
-                    self._pool.assign(worker, assignment)
+                    self._crew.assign(worker, assignment)
                 case Replace(worker):
-                    self._pool.discard(worker)
-                    self._count_workers(self._ready - {worker})
-                    self._start_worker()
+                    self._crew.replace(worker)
+                case Avoid(nodes):
+                    self._crew.avoid(nodes)
                 case GiveUp(shard):
                     left = read_attempts(self._store, shard)
                     write_attempts(self._store, left.model_copy(update={"failed": True}))
                 case Stop(reason):
                     log.warning("stopping", extra={"reason": reason})
                     self._pool.stop()
-
-    def _start_worker(self) -> None:
-        self._started += 1
-        name = f"{self._how.options.worker}-{self._started}"
-        self._pool.start(replace(self._how.options, worker=name))

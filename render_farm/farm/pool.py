@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,14 @@ from typing import Protocol
 from render_farm.errors import RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The worker's process has started on a node, and opens the run."""
+
+    worker: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +52,22 @@ class Lost:
     error: str
 
 
-PoolEvent = Ready | Refusal | Answered | Lost
+PoolEvent = Placed | Ready | Refusal | Answered | Lost
 
 
 class Pool(Protocol):
     """Workers by name. Every call returns at once but `poll`."""
 
+    @property
+    def separate(self) -> bool:
+        """Whether workers are processes of their own, which can be ended whatever they do."""
+        ...
+
     def start(self, options: WorkerOptions) -> None:
-        """Start a worker; `Ready`, `Refusal` or `Lost` follows."""
+        """Start a worker; `Placed` and then `Ready`, `Refusal` or `Lost` follows.
+
+        Where there are no nodes to tell apart `Placed` is left out.
+        """
         ...
 
     def assign(self, worker: str, assignment: Assignment) -> None:
@@ -65,6 +82,10 @@ class Pool(Protocol):
         """End a worker; nothing follows."""
         ...
 
+    def avoid(self, nodes: Set[str]) -> None:
+        """Start no workers on these nodes from now on."""
+        ...
+
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         """What happened since the last call; waits for the first event at most `timeout_s`."""
         ...
@@ -76,6 +97,8 @@ class Pool(Protocol):
 
 class LocalPool:
     """Workers in this process, one thread in all: shards are rendered one after another."""
+
+    separate = False
 
     def __init__(self, build: SamplerBuilder) -> None:
         self._build = build
@@ -97,6 +120,9 @@ class LocalPool:
         discarded = self._workers.pop(worker, None)
         if discarded is not None:
             discarded.close()
+
+    def avoid(self, nodes: Set[str]) -> None:
+        """There is one node, and it is never left out."""
 
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         try:

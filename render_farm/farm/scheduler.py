@@ -2,58 +2,21 @@
 
 A shard that failed goes to a worker that has not failed it yet. When there is none left, a worker
 is replaced, so that the next attempt meets a fresh process. Once its attempts are used the shard
-is given up, and the others go on.
+is given up, and the others go on. A death that convicts a row uses no attempt: the next one goes on
+without that row.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from render_farm.farm.blame import Blame
+from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
+from render_farm.farm.early_stop import over_limit
 from render_farm.farm.messages import Assignment, Tally
 from render_farm.ledger.attempts import AttemptLog
 from render_farm.ledger.receipt import Receipt
-
-MIN_ROWS_FOR_FRACTION = 200
-MIN_QUARANTINED_FOR_FRACTION = 20
-MIN_ROWS_ALL_FAILED = 8
-LOSSES_PER_WORKER = 3
-FAILURES_BEFORE_REPLACED = 2
-FAILURES_ALL_ALIKE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give the assignment to the worker."""
-
-    worker: str
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """End the worker, if it still lives, and start another."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The shard has used its attempts."""
-
-    shard: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Assign nothing more and ask the workers to give back what they have."""
-
-    reason: str
-    fix: str
-
-
-Decision = Assign | Replace | GiveUp | Stop
 
 
 class Scheduler:
@@ -81,13 +44,17 @@ class Scheduler:
         self._attempts = attempts
         self._max_quarantined = max_quarantined
         self._retries: deque[int] = deque()
-        self._failed_by: dict[int, list[str]] = {}
+        self._failed_by: dict[int, set[str]] = {}
+        self._failed_on: dict[int, set[str]] = {}
+        self._attempts_used: dict[int, int] = {}
         self._idle: list[str] = []
         self._running: dict[str, int] = {}
-        self._losses = 0
-        self._most_losses = LOSSES_PER_WORKER * max(workers, attempts, 2)
-        self._failures_of: dict[str, int] = {}
-        self._failures_alike: tuple[str, int] = ("", 0)
+        self._blame = Blame(workers, attempts)
+
+    @property
+    def last_error(self) -> str:
+        """What a shard that was given up failed with last."""
+        return next((": ".join(_last_error(self._logs[s])) for s in self.given_up), "")
 
     @property
     def finished(self) -> bool:
@@ -98,59 +65,68 @@ class Scheduler:
         """Decide before any worker is ready: a run may already be over its limits."""
         return self._stop_if_over_limit()
 
+    def worker_placed(self, worker: str, node: str) -> None:
+        """A worker's process has started on a node and makes itself ready."""
+        self._blame.placed(worker, node)
+
     def worker_ready(self, worker: str) -> list[Decision]:
         """A worker can take a shard."""
         self._idle.append(worker)
-        return self._decide()
+        return self._dismiss([worker]) + self._decide()
 
     def worker_lost(self, worker: str, log: AttemptLog | None) -> list[Decision]:
         """A worker's process ended; `log` is that of the shard it had, with this failure in it."""
         shard = self._running.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
-        self._losses += 1
         decisions: list[Decision] = []
         if shard is not None and log is not None:
             decisions += self._failed(shard, worker, log)
-        if self._losses >= self._most_losses:
-            decisions += self.stop(
-                f"{self._losses} workers ended one after another without finishing a shard",
-                "Look into the workers' logs; then resume.",
-            )
-        if self.stopped is None and self._left():
-            decisions.append(Replace(worker))
-        return decisions + self._decide()
+        if reason := self._blame.lost():
+            decisions += self.stop(*reason)
+        what = worker if shard is None else f"shard {shard}"
+        decisions += self._without_node(self._blame.against_node(worker, what))
+        return decisions + self._replace_lost(worker) + self._decide()
+
+    def worker_refused(self, worker: str, reason: str) -> list[Decision]:
+        """A worker cannot start where it is: its node is left out, unless there is no other."""
+        node = self._blame.refused(worker)
+        decisions = self._without_node(node)
+        if node is None:
+            decisions += self.stop(f"{worker} cannot start: {reason}", "Then resume.")
+        return decisions + self._replace_lost(worker) + self._decide()
 
     def shard_closed(self, worker: str, receipt: Receipt) -> list[Decision]:
         """A shard has its receipt, written by this worker's attempt or by another."""
         self._release(worker)
-        self._losses = 0
-        self._failures_of.pop(worker, None)
-        self._failures_alike = ("", 0)
+        self._blame.forgive(worker)
         self.tally = self.tally.plus(receipt)
         self._failed_by.pop(receipt.shard, None)
+        self._failed_on.pop(receipt.shard, None)
+        self._attempts_used.pop(receipt.shard, None)
         self._logs.pop(receipt.shard, None)
-        return self._stop_if_over_limit() + self._decide()
+        return self._stop_if_over_limit() + self._dismiss([worker]) + self._decide()
 
     def shard_failed(self, worker: str, shard: int, log: AttemptLog) -> list[Decision]:
         """An attempt failed and its worker lives.
 
-        A worker that fails again and again is replaced: what it suffers from may be its own. When
-        all of them fail alike and none closes a shard, the run stops.
+        A worker that fails again and again is replaced: what it suffers from may be its own; a
+        node on which several shards fail is left out. When all attempts fail alike and none closes
+        a shard, the run stops.
         """
         self._release(worker)
-        decisions = self._failed(shard, worker, log) + self._stop_if_all_alike(log)
-        self._failures_of[worker] = self._failures_of.get(worker, 0) + 1
-        if self._failures_of[worker] >= FAILURES_BEFORE_REPLACED and not self.finished:
-            del self._failures_of[worker]
-            self._idle.remove(worker)
-            decisions.append(Replace(worker))
+        decisions = self._failed(shard, worker, log)
+        if log.failures and (reason := self._blame.alike(*_last_error(log))):
+            decisions += self.stop(*reason)
+        decisions += self._without_node(self._blame.against_node(worker, f"shard {shard}"))
+        if self._blame.against_worker(worker) and worker in self._idle and not self.finished:
+            decisions += self._dismissed(worker)
         return decisions + self._decide()
 
     def shard_given_back(self, worker: str) -> list[Decision]:
         """A worker stopped as it was asked to; the shard stays open."""
         self._release(worker)
-        return self._decide()
+        return self._dismiss([worker]) + self._decide()
 
     def stop(self, reason: str, fix: str) -> list[Decision]:
         """End the run before its end; the first reason stands."""
@@ -164,26 +140,45 @@ class Scheduler:
         self._idle.append(worker)
 
     def _failed(self, shard: int, worker: str, log: AttemptLog) -> list[Decision]:
+        before = self._logs.get(shard, AttemptLog(shard=shard))
+        convicted = len(log.condemned()) > len(before.condemned())
         self._logs[shard] = log
-        failed_by = self._failed_by.setdefault(shard, [])
-        failed_by.append(worker)
-        if len(failed_by) >= self._attempts:
+        self._failed_by.setdefault(shard, set()).add(worker)
+        self._failed_on.setdefault(shard, set()).add(self._blame.node_of(worker))
+        used = self._attempts_used.get(shard, 0) + (0 if convicted else 1)
+        self._attempts_used[shard] = used
+        if used >= self._attempts:
             self.given_up.add(shard)
             return [GiveUp(shard)]
         self._retries.append(shard)
         return []
 
-    def _stop_if_all_alike(self, log: AttemptLog) -> list[Decision]:
-        error_type = log.failures[-1].error_type if log.failures else ""
-        last, count = self._failures_alike
-        self._failures_alike = (error_type, count + 1 if error_type == last else 1)
-        if self._failures_alike[1] < max(FAILURES_ALL_ALIKE, self._most_losses):
+    def _without_node(self, node: str | None) -> list[Decision]:
+        """Leave a node out, and dismiss the idle workers on it; the others end their shards."""
+        if node is None:
             return []
-        return self.stop(
-            f"{self._failures_alike[1]} attempts failed one after another with {error_type}: "
-            f"{log.failures[-1].error}",
-            "Look into that error; then resume.",
-        )
+        return [Avoid(frozenset(self._blame.left_out)), *self._dismiss(list(self._idle))]
+
+    def _dismiss(self, workers: list[str]) -> list[Decision]:
+        """Replace those of the idle `workers` whose node is left out."""
+        doomed = [w for w in workers if w in self._idle and self._blame.is_left_out(w)]
+        return [decision for worker in doomed for decision in self._dismissed(worker)]
+
+    def _dismissed(self, worker: str) -> list[Decision]:
+        self._idle.remove(worker)
+        self._blame.gone(worker)
+        return [] if self.finished or self.stopped else [Replace(worker)]
+
+    def _replace_lost(self, worker: str) -> list[Decision]:
+        """Start another in place of a worker that is no more, on any node if none is at work."""
+        self._blame.gone(worker)
+        decisions: list[Decision] = []
+        if self._blame.left_out and not self._idle and not self._running:
+            self._blame.take_back()
+            decisions.append(Avoid(frozenset()))
+        if self.stopped is None and self._left():
+            decisions.append(Replace(worker))
+        return decisions
 
     def _stop_if_over_limit(self) -> list[Decision]:
         reason = over_limit(self.tally, self._max_quarantined)
@@ -207,14 +202,17 @@ class Scheduler:
         return decisions + self._refresh()
 
     def _take(self, worker: str) -> int | None:
-        for shard in self._retries:
-            if worker not in self._failed_by[shard]:
-                self._retries.remove(shard)
-                return shard
-        fresh = self._next
-        if fresh is not None:
-            self._next = next(self._fresh, None)
-        return fresh
+        """A shard that failed on other nodes, a fresh one, or one that failed on this node, too."""
+        node = self._blame.node_of(worker)
+        retries = [shard for shard in self._retries if worker not in self._failed_by[shard]]
+        elsewhere = [shard for shard in retries if node not in self._failed_on[shard]]
+        if not elsewhere and self._next is not None:
+            fresh, self._next = self._next, next(self._fresh, None)
+            return fresh
+        shard = next(iter(elsewhere or retries), None)
+        if shard is not None:
+            self._retries.remove(shard)
+        return shard
 
     def _refresh(self) -> list[Decision]:
         """Replace an idle worker for each shard that every living worker has failed."""
@@ -222,34 +220,9 @@ class Scheduler:
         for shard in self._retries:
             stale = [worker for worker in self._idle if worker in self._failed_by[shard]]
             if stale and all(worker in self._failed_by[shard] for worker in self._running):
-                self._idle.remove(stale[0])
-                decisions.append(Replace(stale[0]))
+                decisions += self._dismissed(stale[0])
         return decisions
 
 
-def over_limit(tally: Tally, max_quarantined: float) -> tuple[str, str] | None:
-    """Why and with what fix the run should stop instead of quarantining on, or None.
-
-    One mistake that spoils every row must not quarantine a million of them: the run stops once
-    the fraction is above its limit (of at least 200 decided rows, at least 20 quarantined), or
-    when all rows so far, at least 8, failed with one error.
-    """
-    if not tally.decided or tally.quarantined / tally.decided <= max_quarantined:
-        return None
-    commonest, count = max(tally.errors_by_type.items(), key=lambda item: (item[1], item[0]))
-    enough = (
-        tally.decided >= MIN_ROWS_FOR_FRACTION and tally.quarantined >= MIN_QUARANTINED_FOR_FRACTION
-    )
-    all_alike = tally.decided == count >= MIN_ROWS_ALL_FAILED
-    if not enough and not all_alike:
-        return None
-    reason = (
-        f"{tally.quarantined} of {tally.decided} rows could not be rendered, more than "
-        f"limits.max_quarantined={max_quarantined:g} allows; the commonest error is {commonest} "
-        f"({count} rows)"
-    )
-    fix = (
-        "Correct the dataset or the job; or, if such rows are expected, go on with "
-        "resume --set limits.max_quarantined=1."
-    )
-    return reason, fix
+def _last_error(log: AttemptLog) -> tuple[str, str]:
+    return log.failures[-1].error_type, log.failures[-1].error

@@ -15,16 +15,14 @@ from pathlib import Path
 
 from render_farm.engine.sampler import Sampler
 from render_farm.errors import (
-    AccessDenied,
     DeviceLost,
     InputError,
     ModelError,
     StopError,
     StoreError,
-    Unavailable,
-    Unknown,
 )
 from render_farm.farm.attempt import Attempt
+from render_farm.farm.early_stop import over_limit
 from render_farm.farm.messages import (
     Answer,
     Assignment,
@@ -36,7 +34,6 @@ from render_farm.farm.messages import (
 )
 from render_farm.farm.records import Scribe
 from render_farm.farm.rounds import Drained
-from render_farm.farm.scheduler import over_limit
 from render_farm.job.prompts import ShardReader
 from render_farm.ledger.attempts import Failure, clear_attempts
 from render_farm.ledger.commit import commit, withdraw
@@ -88,7 +85,8 @@ class ShardWorker:
     def run(self, assignment: Assignment) -> Answer:
         """Render a shard and commit it.
 
-        Every way in which it can end is an answer, but one.
+        Every way in which it can end is an answer, but one. A store that fails this worker is a
+        failed attempt: whether it fails everybody the driver finds out, which uses it next.
 
         Raises:
             DeviceLost: the process must end.
@@ -99,9 +97,6 @@ class ShardWorker:
             raise
         except Drained:
             return ShardGivenBack(assignment.shard)
-        except (AccessDenied, Unavailable, Unknown) as error:
-            fix = "Look at the store, its credentials and the network; then resume."
-            return RunHalted(assignment.shard, f"the store failed: {error}", fix)
         except (InputError, ModelError) as error:
             return RunHalted(assignment.shard, str(error), "Then resume.")
         except StopError as error:

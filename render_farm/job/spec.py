@@ -167,6 +167,10 @@ class LimitsSpec(Section):
         default=0.05, ge=0, le=1, description="a fraction of the rows, 0 to 1"
     )
     on_flagged: OnFlagged = Field(default="keep", description="keep, reroll or quarantine")
+    stalled_after_s: Literal["auto"] | Annotated[float, Field(ge=1, le=604_800)] = Field(
+        default="auto",
+        description="auto, or seconds without a sign of life, 1 to 604800",
+    )
 
 
 class JobSpec(Section):
@@ -192,5 +196,6 @@ class JobSpec(Section):
         default_factory=WorkersSpec, description="the keys count, gpus, cpus, batch_size"
     )
     limits: LimitsSpec = Field(
-        default_factory=LimitsSpec, description="the keys attempts, max_quarantined, on_flagged"
+        default_factory=LimitsSpec,
+        description="the keys attempts, max_quarantined, on_flagged, stalled_after_s",
     )

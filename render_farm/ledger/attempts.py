@@ -108,6 +108,18 @@ def read_attempts(store: Store, shard: int) -> AttemptLog:
         return AttemptLog(shard=shard)
 
 
+def noted_ago(store: Store, shard: int, worker: str) -> float | None:
+    """Seconds, by the store's clock, since the worker noted what of the shard it renders."""
+    key = keys.attempts(shard)
+    current = read_attempts(store, shard).current
+    if current is None or current.worker != worker:
+        return None
+    try:
+        return (store.now() - store.head(key).modified_at).total_seconds()
+    except NotFound:
+        return None
+
+
 def write_attempts(store: Store, log: AttemptLog) -> None:
     """Replace the log of a shard."""
     store.put(keys.attempts(log.shard), log.model_dump_json().encode())

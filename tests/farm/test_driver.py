@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from render_farm.errors import InputError
+from render_farm.farm import loop
 from render_farm.farm.cluster import Resources, connect, disconnect, size_workers
 from render_farm.farm.driver import RayPool
 from render_farm.farm.messages import ShardClosed
@@ -20,7 +23,7 @@ from render_farm.views.status import read_status
 from render_farm.views.verify import verify_run
 from tests.making.jobs import make_job, write_prompts
 from tests.making.runs import Run, submit
-from tests.making.samplers import build_crashing_once, build_cued
+from tests.making.samplers import build_crashing_once, build_cued, build_stopping_once
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -98,6 +101,38 @@ def test_a_shard_that_fails_in_one_process_is_done_in_another(
     end = run.driver(RayPool(resources, build_crashing_once), workers=1).drive()
     assert end.reason is None
     assert verify_run(run.store, run.record).ok
+
+
+def test_a_row_that_hangs_its_worker_is_found_and_quarantined(
+    resources: Resources, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "HOUSEKEEPING_S", 0.5)
+    run = make_run(cues={6: "hang"}, limits={"max_quarantined": 0.5, "stalled_after_s": 2})
+    end = run.driver(RayPool(resources, build_cued), workers=2).drive()
+    assert end.reason is None
+    status = read_status(run.store)
+    assert status.errors_by_type == {"process_ended": 1}
+    assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
+    assert verify_run(run.store, run.record).ok
+
+
+def test_a_worker_whose_process_is_stopped_is_ended_and_its_shard_done_by_another(
+    resources: Resources,
+    make_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """Nothing of it answers any more, and its place in the cluster is needed."""
+    monkeypatch.setattr(loop, "HOUSEKEEPING_S", 0.5)
+    run = make_run(limits={"stalled_after_s": 2})
+    end = run.driver(RayPool(resources, build_stopping_once), workers=2).drive()
+    assert end.reason is None
+    assert verify_run(run.store, run.record).ok
+    stopped = int((tmp_path / "stopped-once").read_text())
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(stopped) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(stopped)
 
 
 def test_workers_that_do_not_see_the_drivers_folder_end_the_run_as_wrong_input(

@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
+from render_farm.farm.early_stop import over_limit
 from render_farm.farm.messages import Tally
-from render_farm.farm.scheduler import (
-    Assign,
-    Decision,
-    GiveUp,
-    Replace,
-    Scheduler,
-    Stop,
-    over_limit,
-)
+from render_farm.farm.scheduler import Scheduler
 from render_farm.ledger.attempts import AttemptLog, Failure
 from render_farm.ledger.receipt import Receipt, RowCounts
 
@@ -210,6 +204,84 @@ def test_a_finished_shard_forgives_earlier_deaths():
     assert not any(isinstance(d, Stop) for d in s.worker_lost("z", None))
 
 
+def test_a_death_that_convicts_a_row_uses_no_attempt():
+    """Any number of rows of one shard may end their process: each costs itself, not the shard."""
+    s = scheduler(1, attempts=2)
+    left = AttemptLog(shard=0)
+    for number, in_flight in enumerate([(1, 2, 3), (1,), (2,), (3,)]):
+        s.worker_ready(f"w{number}")
+        died = log(0, *in_flight, died=True).failures
+        left = left.model_copy(update={"failures": (*left.failures, *died)})
+        assert GiveUp(0) not in s.worker_lost(f"w{number}", left)
+    assert left.condemned() == {1, 2, 3}
+    s.worker_ready("last")
+    assert GiveUp(0) in s.shard_failed("last", 0, left)
+
+
+def on_nodes(s: Scheduler, **nodes: str) -> None:
+    for worker, node in nodes.items():
+        s.worker_placed(worker, node)
+        s.worker_ready(worker)
+
+
+def test_a_node_that_fails_three_shards_is_left_out_and_its_workers_start_elsewhere():
+    s = scheduler(100)
+    on_nodes(s, a="sick", b="well")
+    s.shard_failed("a", 0, log(0))
+    assert Replace("a") in s.shard_failed("a", 2, log(2))
+    s.worker_placed("a2", "sick")
+    s.worker_ready("a2")
+    decisions = s.worker_lost("a2", log(3, died=True))
+    assert decisions[:2] == [Avoid(frozenset({"sick"})), Replace("a2")]
+
+
+def test_a_failed_shard_goes_to_another_node_before_it_meets_the_same_one_again():
+    s = scheduler(3)
+    on_nodes(s, a1="one", a2="one", b="two")
+    s.shard_failed("a1", 0, log(0))  # a1 has failed it, and nothing else is left
+    assert assigned(s.shard_closed("b", receipt(2))) == {"b": 0}
+    s = scheduler(4)
+    on_nodes(s, a1="one", a2="one")
+    s.worker_lost("a1", log(0, died=True))
+    assert assigned(s.shard_closed("a2", receipt(1))) == {"a2": 2}
+    assert assigned(s.shard_closed("a2", receipt(2))) == {"a2": 3}
+    assert assigned(s.shard_closed("a2", receipt(3))) == {"a2": 0}
+
+
+def test_a_worker_on_a_node_that_was_left_out_ends_its_shard_and_is_replaced():
+    s = scheduler(100)
+    on_nodes(s, a1="sick", a2="sick", b="well")
+    for worker in ("a3", "a4", "a5"):
+        s.worker_placed(worker, "sick")
+        decisions = s.worker_lost(worker, None)
+    assert Avoid(frozenset({"sick"})) in decisions
+    assert s.shard_closed("a1", receipt(0)) == [Replace("a1")]
+    s.worker_placed("late", "sick")
+    assert s.worker_ready("late") == [Replace("late")]
+    assert assigned(s.shard_closed("b", receipt(2))) == {"b": 3}
+
+
+def test_when_no_worker_is_left_elsewhere_every_node_is_taken_back():
+    s = scheduler(100)
+    on_nodes(s, b="well")
+    for worker in ("a1", "a2", "a3"):
+        s.worker_placed(worker, "sick")
+        s.worker_lost(worker, None)
+    assert s.worker_lost("b", log(0, died=True))[:2] == [Avoid(frozenset()), Replace("b")]
+
+
+def test_a_node_where_a_worker_cannot_start_is_left_out_and_the_only_one_stops_the_run():
+    s = scheduler(100)
+    on_nodes(s, b="well")
+    s.worker_placed("a", "without the model")
+    decisions = s.worker_refused("a", "no such folder")
+    assert decisions == [Avoid(frozenset({"without the model"})), Replace("a")]
+    s.worker_placed("c", "well")
+    (stop,) = s.worker_refused("c", "no such folder")
+    assert isinstance(stop, Stop)
+    assert "no such folder" in stop.reason
+
+
 def test_after_a_stop_nothing_is_assigned_and_the_run_ends_with_the_shards_in_hand():
     s = scheduler(5)
     s.worker_ready("a")
@@ -267,15 +339,18 @@ def test_the_reason_names_the_commonest_error():
 
 @given(st.data())
 def test_whatever_happens_every_shard_ends_closed_or_given_up_exactly_once(data: st.DataObject):
-    """Workers fail, die and come back in any order; no shard is lost or handed out twice."""
+    """Workers on several nodes fail, die, refuse and come back in any order; no shard is lost or
+    handed out twice, and no worker starts on a node that is left out."""
     shards, attempts = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     s = scheduler(shards, attempts=attempts, max_quarantined=1.0)
+    nodes = ["n1", "n2", "n3"][: data.draw(st.integers(1, 3))]
+    avoided: frozenset[str] = frozenset()
     holding: dict[str, int] = {}
     starting = [f"w{n}" for n in range(data.draw(st.integers(1, 3)))]
     born, closed = len(starting), []
 
     def carry_out(decisions: list[Decision]) -> None:
-        nonlocal born
+        nonlocal born, avoided
         for decision in decisions:
             if isinstance(decision, Assign):
                 shard = decision.assignment.shard
@@ -287,18 +362,23 @@ def test_whatever_happens_every_shard_ends_closed_or_given_up_exactly_once(data:
                 assert decision.worker not in holding
                 starting.append(f"w{born}")
                 born += 1
+            elif isinstance(decision, Avoid):
+                avoided = decision.nodes
 
     for _ in range(500):
         if s.finished:
             break
-        choices = [("ready", w) for w in starting] + [
+        room = sorted(set(nodes) - avoided)
+        assert room, "all nodes are left out"
+        choices = [(how, w) for w in starting for how in ("ready", "refuse")] + [
             (how, w) for w in holding for how in ("close", "fail", "die")
         ]
         assert choices, "the run is not finished and nothing can happen any more"
         how, worker = data.draw(st.sampled_from(choices))
-        if how == "ready":
+        if how in {"ready", "refuse"}:
             starting.remove(worker)
-            carry_out(s.worker_ready(worker))
+            s.worker_placed(worker, data.draw(st.sampled_from(room)))
+            carry_out(s.worker_ready(worker) if how == "ready" else s.worker_refused(worker, "x"))
             continue
         shard = holding.pop(worker)
         if how == "close":

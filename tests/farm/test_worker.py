@@ -326,7 +326,9 @@ def test_a_cancelled_shard_is_not_rendered(make_run: Callable[..., Run]):
     assert sampler.taken == []
 
 
-def test_a_store_that_is_gone_halts_the_run_and_says_so(make_run: Callable[..., Run]):
+def test_a_store_that_fails_the_worker_is_a_failed_attempt_and_says_so(
+    make_run: Callable[..., Run],
+):
     run = make_run()
 
     class Gone(MemoryStore):
@@ -337,8 +339,8 @@ def test_a_store_that_is_gone_halts_the_run_and_says_so(make_run: Callable[..., 
     assert isinstance(store, MemoryStore)
     gone = Gone(store.uri, bucket=store._bucket, prefix="run")
     answer = work_on(run, gone)
-    assert isinstance(answer, RunHalted)
-    assert "no answer for 120 s" in answer.reason
+    assert isinstance(answer, ShardFailed)
+    assert "no answer for 120 s" in answer.failure.error
 
 
 def test_a_worker_refuses_a_folder_that_is_not_the_drivers(make_run: Callable[..., Run]):

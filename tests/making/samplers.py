@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from render_farm.engine.checks import picture_flags
 from render_farm.engine.rehearsal import RehearsalSampler
@@ -27,8 +29,8 @@ class CuedSampler:
     """A rehearsal that obeys words in prompts and remembers its batches.
 
     ``refuse`` refuses the sample, ``crash`` raises out of `render`, ``lose-device`` loses the
-    device, ``kill`` ends the process. Batches larger than `fits` are out of memory. Pictures of
-    the seeds in `black` are black, those of `white` white.
+    device, ``kill`` ends the process, ``hang`` never comes back. Batches larger than `fits` are out
+    of memory. Pictures of the seeds in `black` are black, those of `white` white.
     """
 
     fits: int = 1024
@@ -68,6 +70,8 @@ class CuedSampler:
                 raise DeviceLost("CUDA error: an illegal memory access was encountered")
             if "kill" in request.prompt:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if "hang" in request.prompt:
+                threading.Event().wait()
             if "refuse" in request.prompt:
                 yield Refused(request, "refused", "told to")
                 continue
@@ -85,6 +89,45 @@ class CuedSampler:
 def build_cued(record: RunRecord, options: WorkerOptions) -> Sampler:
     """For actors: obeys the cues."""
     return CuedSampler()
+
+
+def build_stopping_once(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """The first process that builds it is stopped, as by a debugger, when it is to render."""
+    mark = Path(options.model_cache) / "stopped-once"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return RehearsalSampler()
+    return _Stopping(mark)
+
+
+class _Stopping(CuedSampler):
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self._mark = mark
+
+    def render(
+        self, requests: Iterable[RenderRequest], batch_size: int
+    ) -> Iterator[Rendered | Refused]:
+        self._mark.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return super().render(requests, batch_size)
+
+
+def build_failing_on_a_node(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """Crashes whatever it is given on the node that the file ``sick-node`` names."""
+    node = ray.get_runtime_context().get_node_id()
+    with (Path(options.model_cache) / "built-on").open("a") as file:
+        file.write(f"{node}\n")
+    sick = (Path(options.model_cache) / "sick-node").read_text()
+    return _Crashing() if node == sick else RehearsalSampler(seconds_per_image=0.02)
+
+
+class _Crashing(CuedSampler):
+    def render(
+        self, requests: Iterable[RenderRequest], batch_size: int
+    ) -> Iterator[Rendered | Refused]:
+        raise RuntimeError("a sick card")
 
 
 def build_slow(record: RunRecord, options: WorkerOptions) -> Sampler:

@@ -1,0 +1,105 @@
+"""The driver's workers by name: who is ready, what each has in hand, who says nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from render_farm.farm.messages import Assignment, WorkerOptions
+from render_farm.farm.pool import Pool
+from render_farm.farm.watch import Watch
+from render_farm.ledger.attempts import noted_ago
+from render_farm.store.base import Store
+
+log = logging.getLogger(__name__)
+
+
+class Crew:
+    """Keeps the books on the workers of a pool.
+
+    `options` is the pattern for every worker's, `rows_of` the number of rows of a shard.
+    """
+
+    def __init__(
+        self, pool: Pool, options: WorkerOptions, watch: Watch, rows_of: Callable[[int], int]
+    ) -> None:
+        self.ready: set[str] = set()
+        self._pool = pool
+        self._options = options
+        self._watch = watch
+        self._rows_of = rows_of
+        self._started = 0
+        self._waiting_for_room: set[str] = set()
+        self._in_hand: dict[str, int] = {}
+
+    def start_one(self) -> None:
+        """Start a worker under a new name."""
+        self._started += 1
+        name = f"{self._options.worker}-{self._started}"
+        self._waiting_for_room.add(name)
+        self._pool.start(replace(self._options, worker=name))
+
+    def placed(self, worker: str) -> None:
+        """A worker's process runs, and opens the run."""
+        self._waiting_for_room.discard(worker)
+        self._watch.starts(worker, time.monotonic())
+
+    def is_ready(self, worker: str) -> None:
+        """A worker can take a shard."""
+        self._waiting_for_room.discard(worker)
+        self._watch.rests(worker)
+        self.ready.add(worker)
+
+    def assign(self, worker: str, assignment: Assignment) -> None:
+        """Hand a shard to a worker."""
+        self._in_hand[worker] = assignment.shard
+        self._watch.renders(worker, self._rows_of(assignment.shard), time.monotonic())
+        self._pool.assign(worker, assignment)
+
+    def answered(self, worker: str, *, closed: bool) -> None:
+        """A worker has nothing in hand any more; if `closed`, its pace says what is usual."""
+        self._in_hand.pop(worker, None)
+        if closed:
+            self._watch.closed(worker, time.monotonic())
+        self._watch.rests(worker)
+
+    def gone(self, worker: str) -> int | None:
+        """A worker is no more; the shard it had in hand."""
+        self._watch.rests(worker)
+        self._waiting_for_room.discard(worker)
+        self.ready.discard(worker)
+        return self._in_hand.pop(worker, None)
+
+    def replace(self, worker: str) -> None:
+        """End a worker, if it still lives, and start another."""
+        self._pool.discard(worker)
+        self.gone(worker)
+        self.start_one()
+
+    def avoid(self, nodes: frozenset[str]) -> None:
+        """Start workers elsewhere from now on, those too that wait for room."""
+        log.warning("nodes are left out", extra={"nodes": sorted(nodes)})
+        self._pool.avoid(nodes)
+        for worker in sorted(self._waiting_for_room):
+            self.replace(worker)
+
+    def end_stalled(self, store: Store) -> dict[str, float]:
+        """End the workers that are silent for too long; by name, for how many seconds.
+
+        A new note on the shard in hand is a sign of life. Workers that are no processes of their
+        own cannot be ended.
+        """
+        stalled: dict[str, float] = {}
+        if not self._pool.separate:
+            return stalled
+        for worker, silent_s in self._watch.silent(time.monotonic()).items():
+            shard = self._in_hand.get(worker)
+            noted_s = None if shard is None else noted_ago(store, shard, worker)
+            if noted_s is not None and noted_s < silent_s:
+                self._watch.seen(worker, time.monotonic() - noted_s)
+            else:
+                self._pool.discard(worker)
+                stalled[worker] = silent_s
+        return stalled
