@@ -5,20 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from render_farm.engine.configs import (
+    check_config,
+    check_layers,
+    check_size,
+    check_tokens,
+    damaged,
+    read_json,
+)
 from render_farm.engine.layout import ALLOWED, INDEX, Layout, custom_code, read_layout
 from render_farm.engine.source import LoraFile
+from render_farm.engine.tree import walk_files
+from render_farm.engine.weights import SUFFIX, count_tensors
 from render_farm.errors import ModelError
 
 # The pipelines' own rule: Stable Diffusion takes multiples of 8 whatever its decoder does.
 LEAST_FACTOR = 8
 # What transformers takes where a CLIP text encoder's configuration is silent.
 CLIP_LAYERS = 12
+CLIP_POSITIONS = 77
+MAX_VOCABULARY_BYTES = 64 * 2**20
+"""Twice the largest ``tokenizer.json`` in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +61,14 @@ class FolderFacts:
         path = Path(self.path) / file
         if not path.is_file():
             return {}
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return config
+        return check_config(Path(self.path), file, read_json(path))
 
 
 def check_folder(path: str | Path, *, safety_checker: bool = False) -> FolderFacts:
     """Check that a local folder can be loaded safely, and read what it says about itself.
 
-    Takes milliseconds: reads only the small JSON files. `safety_checker` asks for the model's own
-    safety checker, which is left out otherwise.
+    Takes milliseconds: reads only the small JSON files and the headers of the weights.
+    `safety_checker` asks for the model's own safety checker, which is left out otherwise.
 
     Raises: `ModelError` naming the file and the fix.
     """
@@ -72,16 +83,18 @@ def check_folder(path: str | Path, *, safety_checker: bool = False) -> FolderFac
     index_path = root / INDEX
     if not index_path.is_file():
         raise ModelError("model.path", f"{path}: no {INDEX}", ALLOWED, _index_fix(root))
-    files = tuple(_files(root))
+    files = tuple(walk_files(root))
     for file in files:
         if file.endswith(".py"):
             raise custom_code(str(path), f"it contains {file}")
-    index = _read_json(index_path)
-    layout = read_layout(str(path), index, files, safety_checker=safety_checker)
-    configs = {file: _read_json(root / file) for file in layout.files if file.endswith(".json")}
+    layout = read_layout(str(path), read_json(index_path), files, safety_checker=safety_checker)
+    configs = _configs(root, layout)
+    tensors = count_tensors(root, layout.files)
     for file, config in configs.items():
-        if isinstance(config, dict) and "auto_map" in config:
-            raise custom_code(str(path), f"{file} has an auto_map")
+        component = file.partition("/")[0]
+        if component in tensors:
+            check_layers(root / file, config, tensors[component])
+    _check_tokenizers(root, layout, configs)
     return _facts(str(path), layout, configs)
 
 
@@ -107,8 +120,11 @@ def model_digest(
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error}") from error
 
 
 def _index_fix(root: Path) -> str:
@@ -123,46 +139,37 @@ def _index_fix(root: Path) -> str:
     return "choose the folder that `save_pretrained` of a pipeline wrote"
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Relative paths of all files, with forward slashes; refuses links that leave the folder."""
-    base = root.resolve()
-    homes = [base]
-    if base.parent.name == "snapshots":
-        # In the hub's cache a snapshot consists of links into its sibling folder of blobs.
-        homes.append(base.parent.parent / "blobs")
-    for folder, folders, names in os.walk(base):
-        for name in (*folders, *names):
-            entry = Path(folder) / name
-            if entry.is_symlink() and not any(
-                entry.resolve().is_relative_to(home) for home in homes
-            ):
-                raise ModelError(
-                    "model.path",
-                    f"{root}: {entry.relative_to(base)} is a link to a place outside the folder",
-                    "folders that contain their files themselves",
-                    "copy the model with its links followed, for example `cp -rL`",
-                )
-        yield from ((Path(folder) / name).relative_to(base).as_posix() for name in names)
+def _configs(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
+    """The configurations that loading reads, checked, by their names."""
+    configs = {}
+    for file in layout.files:
+        if file.endswith("config.json"):
+            configs[file] = check_config(root, file, read_json(root / file))
+        elif not file.endswith(SUFFIX):
+            check_size(root / file, MAX_VOCABULARY_BYTES)
+    return configs
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            "model.path",
-            f"{path}: cannot be read as JSON: {error}",
-            "the JSON file that diffusers wrote",
-            "copy or download the model again, whole",
-        ) from error
+def _check_tokenizers(root: Path, layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, cls in layout.components.items():
+        encoder = name.replace("tokenizer", "text_encoder", 1)
+        if not cls.startswith("CLIPTokenizer"):
+            continue
+        if layout.components.get(encoder, "").startswith("CLIPTextModel"):
+            file = f"{name}/tokenizer_config.json"
+            encoding = configs.get(f"{encoder}/config.json", {})
+            positions = encoding.get("max_position_embeddings", CLIP_POSITIONS)
+            check_tokens(root / file, configs.get(file, {}), positions)
 
 
-def _facts(path: str, layout: Layout, configs: Mapping[str, Any]) -> FolderFacts:
-    vae = _config(configs, "vae/config.json")
-    transformer = _config(configs, "transformer/config.json")
-    scale = 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else None
-    width, height = _default_size({**transformer, **_config(configs, "unet/config.json")}, scale)
-    length = _config(configs, "tokenizer/tokenizer_config.json").get("model_max_length")
+def _facts(path: str, layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -> FolderFacts:
+    vae = configs.get("vae/config.json", {})
+    transformer = configs.get("transformer/config.json", {})
+    levels = vae.get("block_out_channels")
+    scale = 2 ** (len(levels) - 1) if levels else None
+    unet = configs.get("unet/config.json", {})
+    width, height = _default_size({**transformer, **unet}, scale)
+    length = configs.get("tokenizer/tokenizer_config.json", {}).get("model_max_length")
     return FolderFacts(
         path=path,
         layout=layout,
@@ -175,14 +182,9 @@ def _facts(path: str, layout: Layout, configs: Mapping[str, Any]) -> FolderFacts
     )
 
 
-def _config(configs: Mapping[str, Any], file: str) -> dict[str, Any]:
-    config = configs.get(file)
-    return config if isinstance(config, dict) else {}
-
-
-def _clip_layers(layout: Layout, configs: Mapping[str, Any]) -> int | None:
+def _clip_layers(layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -> int | None:
     layers = [
-        _config(configs, f"{name}/config.json").get("num_hidden_layers", CLIP_LAYERS)
+        configs.get(f"{name}/config.json", {}).get("num_hidden_layers", CLIP_LAYERS)
         for name, cls in layout.components.items()
         if cls.startswith("CLIPTextModel")
     ]

@@ -30,6 +30,7 @@ _FP16 = re.compile(
     rf"|{_STEM}-\d+-of-\d+\.fp16\.safetensors"
     rf"|{_STEM}\.safetensors\.index\.fp16\.json"
 )
+ADAPTER = "adapter_config.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 _SMALL = (".json", ".txt", ".model", ".spm", ".jinja")
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
@@ -93,6 +94,11 @@ def read_layout(
             files |= full or fp16
             files |= _small_files(name, paths)
     return Layout(pipeline_class, components, left_out, variant, tuple(sorted(files)))
+
+
+def field_of(path: Path) -> str:
+    """The key of the job file that a model's file is read for."""
+    return "model.safety_checker" if path.parent.name in CHECKER_PARTS else "model.path"
 
 
 def custom_code(where: str, what: str) -> ModelError:
@@ -175,6 +181,14 @@ def _checker_weights(
 def _weights(where: str, name: str, cls: str, paths: Collection[str]) -> tuple[set[str], set[str]]:
     """The full and the fp16 weight files of a component; none for those that need none."""
     inside = {path for path in paths if path.startswith(f"{name}/")}
+    if f"{name}/{ADAPTER}" in inside:
+        raise ModelError(
+            "model.path",
+            f"{where}: {name}/{ADAPTER} makes the component an adapter of some other model",
+            "components that are whole; an adapter names models to load and modules to import",
+            "merge the adapter into the weights with peft's `merge_and_unload` and save again, or "
+            "remove it and name it in model.loras",
+        )
     if not inside:
         raise ModelError(
             "model.path",

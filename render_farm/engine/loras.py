@@ -25,11 +25,15 @@ ALLOWED = (
     "a .safetensors file that holds a LoRA, a folder or s3:// prefix with exactly one, or a hub id"
 )
 
+MAX_ALPHA = 1e6
+
 _MATRIX = re.compile(
     r"(?P<module>.+?)"
     r"(?:\.lora_(?:(?P<A>A)|(?P<B>B)|(?P<down>down)|(?P<up>up))"
     r"|[._]lora(?:_linear_layer)?\.(?:(?P<old_down>down)|(?P<old_up>up)))\.weight"
 )
+# what peft takes for an expression, of which some never come to an end
+_NAME = re.compile(r"\^?[\w.-]+\$?")
 _ALPHA = re.compile(r"(?P<module>.+)\.alpha")
 _DOWN = frozenset({"A", "down", "old_down"})
 
@@ -144,7 +148,7 @@ def _ranks(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         raise _refused(path, f"has only a part of the layer {halves[0]}")
     for module, down in downs.items():
         up = ups[module]
-        if len(down) not in {2, 4} or len(up) != len(down) or down[0] != up[1] or not down[0]:
+        if len(down) not in {2, 4} or len(up) != len(down) or down[0] != up[1] or 0 in down + up:
             raise _refused(path, f"has the shapes {down} and {up} at {module}, which do not fit")
     return {module: down[0] for module, down in downs.items()}
 
@@ -155,7 +159,7 @@ def _settings(path: str | Path, metadata: Mapping[str, str]) -> dict[str, dict[s
         return {}
     try:
         found = json.loads(metadata[_METADATA])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _refused(path, f"has {_METADATA} that is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise _refused(path, f"has {_METADATA} that is no mapping")
@@ -190,10 +194,12 @@ def _factor(
     if not isinstance(patterns, dict):
         raise _refused(path, f"has {_METADATA} with alpha_pattern: {shown(patterns)}")
     for pattern, value in patterns.items():
+        if not _NAME.fullmatch(pattern):
+            raise _refused(path, f"has {_METADATA} with the alpha_pattern {shown(pattern)}")
         if re.match(rf"(.*\.)?({pattern})$", match["rest"]):  # as peft matches them
             alpha = value
             break
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not abs(alpha) <= MAX_ALPHA:
         raise _refused(path, f"has {_METADATA} with an alpha of {shown(alpha)}")
     return float(alpha) / (math.sqrt(rank) if own.get("use_rslora") else rank)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import diffusers
 import torch
-from safetensors import SafetensorError
 
 from render_farm.engine.device import (
     choose_device,
@@ -139,17 +138,10 @@ def _read(facts: FolderFacts, dtype: torch.dtype) -> Any:
     try:
         with heard_warnings() as heard:
             pipeline = _from_folder(facts.path, options)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        NotImplementedError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except torch.OutOfMemoryError:
+        raise
+    # tokenizers raise bare Exceptions, and what else a wrong value leads to is anybody's guess
+    except Exception as error:
         raise ModelError(
             "model.path",
             f"{facts.path}: {type(error).__name__}: {error}",
@@ -157,6 +149,7 @@ def _read(facts: FolderFacts, dtype: torch.dtype) -> Any:
             "copy or download the model again, or choose one of a supported kind",
         ) from error
     _refuse_random_weights(facts.path, heard)
+    _refuse_unknown_tokens(facts.path, pipeline)
     if "height" not in inspect.signature(pipeline.__call__).parameters:
         raise ModelError(
             "model.path",
@@ -187,6 +180,24 @@ def _refuse_random_weights(path: str, heard: list[str]) -> None:
                 "model.path",
                 f"{path}: weights are missing: {' '.join(message.split())}",
                 "a model with all its weights",
+                "copy or download the model again, whole",
+            )
+
+
+def _refuse_unknown_tokens(path: str, pipeline: Any) -> None:
+    """A number of a token that a CLIP encoder has no row for would end the process on a GPU."""
+    for name, encoder in pipeline.components.items():
+        tokenizer = pipeline.components.get(name.replace("text_encoder", "tokenizer", 1))
+        if not type(encoder).__name__.startswith("CLIPTextModel") or tokenizer is None:
+            continue
+        numbers = tokenizer.get_vocab().values()
+        rows = encoder.get_input_embeddings().num_embeddings
+        if not 0 <= min(numbers, default=-1) <= max(numbers) < rows:
+            raise ModelError(
+                "model.path",
+                f"{path}: a tokenizer with {len(numbers)} tokens, up to number "
+                f"{max(numbers, default=None)}, beside a {name} that knows {rows}",
+                f"tokens from 0 to {rows - 1}",
                 "copy or download the model again, whole",
             )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from render_farm.engine.folder import check_folder, model_digest
 from render_farm.engine.source import LoraFile
@@ -70,17 +72,31 @@ def test_components_may_mix_full_and_half_precision_files(copy):
     assert "vae/diffusion_pytorch_model.safetensors" in layout.files
 
 
-def test_weights_in_parts_are_found_with_their_index(copy):
-    whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    parts = {
-        "diffusion_pytorch_model-00001-of-00002.safetensors",
-        "diffusion_pytorch_model-00002-of-00002.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-    }
-    for part in parts:
-        (copy / "unet" / part).write_text("{}")
+def split_unet(folder: Path, name: Callable[[str], str] = str) -> set[str]:
+    """Put the U-Net's weights into two parts and an index that calls them what `name` says."""
+    whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
     whole.unlink()
-    assert {f"unet/{part}" for part in parts} <= set(check_folder(copy).layout.files)
+    files = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = {}
+    for start, file in enumerate(files):
+        keys = sorted(tensors)[start::2]
+        save_file({key: tensors[key] for key in keys}, folder / "unet" / file)
+        index |= dict.fromkeys(keys, name(file))
+    index_file = f"{whole.name}.index.json"
+    write_json(folder / "unet" / index_file, {"metadata": {}, "weight_map": index})
+    return {f"unet/{file}" for file in (*files, index_file)}
+
+
+def test_weights_in_parts_are_found_with_their_index(copy):
+    parts = split_unet(copy)
+    assert parts <= set(check_folder(copy).layout.files)
+
+
+@pytest.mark.parametrize("name", ["../vae/{}", "{}.bin", "/{}", "config.json"])
+def test_an_index_that_names_anything_but_its_parts_is_refused(copy, name):
+    split_unet(copy, name.format)
+    assert "which is no safetensors file beside it" in refused(copy)
 
 
 def test_transformers_of_latents_double_the_size_factor(copy):
@@ -172,6 +188,22 @@ def test_links_out_of_the_folder_are_refused(copy, tmp_path):
     assert "elsewhere is a link" in refused(copy)
 
 
+@pytest.mark.parametrize(("cache", "trusted"), [("models--maker--name", True), ("mine", False)])
+def test_only_in_the_hubs_cache_a_snapshot_may_link_into_the_blobs(
+    sd15_folder, tmp_path, cache, trusted
+):
+    snapshot = tmp_path / cache / "snapshots" / "0123"
+    shutil.copytree(sd15_folder, snapshot)
+    (tmp_path / cache / "blobs").mkdir()
+    config = snapshot / "unet" / "config.json"
+    config.rename(tmp_path / cache / "blobs" / "4567")
+    config.symlink_to("../../../blobs/4567")
+    if trusted:
+        check_folder(snapshot)
+    else:
+        assert "unet/config.json is a link" in refused(snapshot)
+
+
 def test_a_digest_depends_on_what_is_loaded_and_on_nothing_else(sd15_folder, copy):
     digest = model_digest(sd15_folder)
     assert digest == model_digest(copy)
@@ -191,8 +223,10 @@ def test_a_digest_depends_on_what_is_loaded_and_on_nothing_else(sd15_folder, cop
     ],
 )
 def test_a_digest_changes_with_every_file_that_is_loaded(sd15_folder, copy, file):
-    content = (copy / file).read_bytes()
-    (copy / file).write_bytes(content + b"\n")
+    *most, last = (copy / file).read_bytes()
+    # weights have one length; in what is read as text an end of a line does no harm
+    end = [last ^ 1] if file.endswith(".safetensors") else [last, ord("\n")]
+    (copy / file).write_bytes(bytes([*most, *end]))
     assert model_digest(copy) != model_digest(sd15_folder)
 
 
