@@ -2,65 +2,91 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
-from render_farm.errors import StopError
+from render_farm.errors import NotFound, StopError
 from render_farm.ledger import keys
 from render_farm.ledger.receipt import Receipt, read_receipt
 from render_farm.ledger.record import RunRecord
-from render_farm.store.base import ObjectInfo, Store
-from render_farm.views.shard_check import Findings
+from render_farm.output.corrupt import CorruptFile
+from render_farm.output.layout import image_key
+from render_farm.store.base import Store
+from render_farm.views.findings import Findings
+from render_farm.views.results import shard_metadata
 
 
 def check_strays(store: Store, record: RunRecord, findings: Findings) -> int:
     """Count the orphans; note what nobody who reads ``data/*`` as a dataset expects to find there.
 
-    Objects of open shards are left out: their attempt may be about to win.
+    Objects of open shards are left out: their attempt may be about to win. Memory holds what one
+    shard's receipt answers for, whatever lies there.
     """
     shards = record.plan.shards
     for info in store.list(keys.RECEIPTS):
         shard = keys.shard_of(info.key)
         if shard is None or shard >= shards:
             findings.note("unexpected", f"{info.key} is the receipt of no planned shard")
-    orphans = 0
-    for prefix in (keys.DATA, keys.REJECTED):
-        owned = ((keys.owner(info.key), info) for info in store.list(prefix))
-        for shard, group in groupby(owned, key=lambda pair: pair[0][0] if pair[0] else None):
-            found = list(group)
-            if shard is None or shard >= shards:
-                for _, info in found:
-                    findings.note("unexpected", f"{info.key} is of no planned shard")
-            else:
-                objects = [(owner[1], info) for owner, info in found if owner]
-                orphans += _check_shard(store, record, shard, objects, findings)
-    return orphans
+    prefixes = (keys.DATA, keys.REJECTED)
+    return sum(_check_prefix(store, record, prefix, findings) for prefix in prefixes)
 
 
-def _check_shard(
-    store: Store,
-    record: RunRecord,
-    shard: int,
-    objects: list[tuple[str, ObjectInfo]],
-    findings: Findings,
-) -> int:
-    try:
-        receipt = read_receipt(store, shard)
-    except StopError:
-        return 0  # reported as corrupt where the receipts are read
-    if receipt is None:
-        return 0
+def _check_prefix(store: Store, record: RunRecord, prefix: str, findings: Findings) -> int:
+    """The orphans below a prefix, whose objects are listed shard by shard."""
     orphans = 0
-    for attempt, info in objects:
-        if attempt != receipt.attempt:
+    answered: _Answered | None = None
+    for info in store.list(prefix):
+        owner = keys.owner(info.key)
+        if owner is None or owner[0] >= record.plan.shards:
+            findings.note("unexpected", f"{info.key} is of no planned shard")
+            continue
+        shard, attempt = owner
+        if answered is None or answered.shard != shard:
+            answered = _Answered(store, record, shard)
+        if answered.attempt is None:
+            continue
+        if attempt != answered.attempt:
             orphans += 1
-        elif not _is_named(receipt, info.key, record.job.output.container):
+        elif not answered.names(info.key):
             findings.note("unexpected", f"{info.key} is named by no receipt")
     return orphans
 
 
-def _is_named(receipt: Receipt, key: str, container: str) -> bool:
-    """Whether the receipt answers for an object; of container files its metadata names images."""
-    stem = f"{keys.DATA}{receipt.shard:06d}-{receipt.attempt}/"
-    if container == "files" and key.startswith(stem):
-        return True
-    return any(item.key == key for item in receipt.objects)
+class _Answered:
+    """What the receipt of a shard answers for; `attempt` is None if there is none to be read."""
+
+    def __init__(self, store: Store, record: RunRecord, shard: int) -> None:
+        self.shard = shard
+        self.attempt: str | None = None
+        self._named: set[str] = set()
+        self._pictures = ""
+        receipt = _receipt(store, shard)
+        if receipt is None:
+            return
+        self.attempt = receipt.attempt
+        self._named = {item.key for item in receipt.objects}
+        if record.job.output.container == "files" and self._named:
+            pictures = _pictures(store, record, receipt)
+            self._named |= pictures
+            # Metadata that cannot be read is reported elsewhere; it makes no picture a stranger.
+            if not pictures and receipt.samples.done:
+                self._pictures = f"{keys.DATA}{shard:06d}-{receipt.attempt}/"
+
+    def names(self, key: str) -> bool:
+        """Whether an object is one that the receipt answers for."""
+        return key in self._named or (self._pictures != "" and key.startswith(self._pictures))
+
+
+def _receipt(store: Store, shard: int) -> Receipt | None:
+    try:
+        return read_receipt(store, shard)
+    except StopError:
+        return None  # reported as corrupt where the receipts are read
+
+
+def _pictures(store: Store, record: RunRecord, receipt: Receipt) -> set[str]:
+    """The objects of container files that the metadata names; none if it cannot be read."""
+    try:
+        table = shard_metadata(store, receipt)
+        names = [] if table is None else table["key"].to_pylist()
+    except (NotFound, CorruptFile, ValueError):
+        return set()
+    image_format = record.job.output.image
+    return {image_key(receipt.shard, receipt.attempt, str(name), image_format) for name in names}
