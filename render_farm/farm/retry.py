@@ -10,6 +10,7 @@ from render_farm.errors import InputError
 from render_farm.job.prompts import survey
 from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
 from render_farm.ledger import keys
+from render_farm.ledger.cancel import cancel_run, is_cancelled
 from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
 from render_farm.ledger.receipt import closed_shards, iter_receipts
 from render_farm.ledger.record import RunRecord, read_record
@@ -44,9 +45,13 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
     ones too, that no child has rendered yet. One that was planned before is taken as it lies there,
     so that people can mend its rows in between.
 
+    A cancel that was cut short is brought to its end first: its rows would be left out otherwise.
+
     Raises:
         InputError: there is no such row.
     """
+    if cancelled and is_cancelled(store):
+        cancel_run(store, record)
     children = child_runs(store)
     if children:
         newest = read_record(children[-1])

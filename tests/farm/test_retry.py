@@ -14,6 +14,7 @@ from render_farm.errors import InputError
 from render_farm.farm.pool import LocalPool
 from render_farm.farm.prepare import open_run, prepare
 from render_farm.farm.retry import child_runs, make_child
+from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.receipt import iter_receipts
 from render_farm.views.results import shard_metadata
@@ -21,6 +22,7 @@ from render_farm.views.verify import verify_run
 from tests.making.jobs import make_job, write_prompts
 from tests.making.runs import Run, submit
 from tests.making.samplers import CuedSampler
+from tests.making.stores import FaultyStore, Killed, killed_after
 
 
 @pytest.fixture
@@ -165,3 +167,15 @@ def test_rows_that_were_mended_after_planning_are_rendered_as_mended(run: Run):
     assert set(metadata["prompt"].to_pylist()) == {"mended 3", "mended 17"}
     verdict = verify_run(run.store, run.record).with_child(verify_run(child.store, child.record))
     assert verdict.rows["quarantined"] == 0
+
+
+def test_a_cancel_that_was_cut_short_leaves_no_row_out_of_the_child(run: Run):
+    cut = FaultyStore(
+        run.store,
+        lambda call: killed_after if call.key == keys.receipt(0) else None,
+    )
+    with pytest.raises(Killed):
+        cancel_run(cut, run.record)
+    assert [receipt.shard for receipt in iter_receipts(run.store)] != list(range(5))
+    assert make_child(run.store, run.record, cancelled=True).rows == 20
+    assert [receipt.kind for receipt in iter_receipts(run.store)] == ["cancelled"] * 5
