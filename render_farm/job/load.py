@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import select
+import stat
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,7 +18,11 @@ from pydantic_core import ErrorDetails
 from render_farm.errors import InputError, Problem, shown
 from render_farm.job.spec import JobSpec, PromptsSpec, RequestField
 
-MAX_JOB_FILE_BYTES = 1_000_000
+MAX_JOB_FILE_BYTES = 256_000
+"""A negative prompt of the longest kind and much beside it; PyYAML takes two seconds for the worst."""
+
+MOST_PROBLEMS = 50
+PIPE_PATIENCE_S = 10
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -109,19 +116,30 @@ def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> JobSpec:
 def _read(path: Path) -> str:
     allowed = f"a readable YAML file in UTF-8 of at most {MAX_JOB_FILE_BYTES:,} bytes"
     try:
-        with path.open("rb") as file:  # perhaps a pipe, whose size nobody knows
+        with _opened(path) as file:
             text = file.read(MAX_JOB_FILE_BYTES + 1)
         if len(text) > MAX_JOB_FILE_BYTES:
             raise InputError.of("JOB", str(path), allowed, "check that this is the job file")
         return text.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
         raise InputError.of(
             "JOB", f"{path} ({_first_line(error)})", allowed, "check the path and the file"
         ) from error
 
 
-# ValueError: escapes of characters that do not exist.
-_YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError)
+def _opened(path: Path) -> BinaryIO:
+    """The file, or the pipe once there is something in it: one without a writer would never end."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115, PTH123
+    is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    if is_pipe and not select.select([file], [], [], PIPE_PATIENCE_S)[0]:
+        file.close()
+        raise TimeoutError(f"nothing was written to this pipe in {PIPE_PATIENCE_S} s")
+    os.set_blocking(file.fileno(), True)
+    return file
+
+
+# ValueError and OverflowError: escapes of characters that do not exist.
+_YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -165,26 +183,31 @@ def _apply(document: dict[str, Any], override: str) -> None:
 def _problems(error: ValidationError) -> list[Problem]:
     """One problem a field: pydantic reports every branch of a union, users made one mistake."""
     found: dict[str, Problem] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MOST_PROBLEMS]:
         problem = _problem(detail)
         if problem.field not in found or _is_quoted_number(detail):
             found[problem.field] = problem
-    return list(found.values())
+    problems = list(found.values())
+    if len(details) > MOST_PROBLEMS:
+        more = f"{len(details) - MOST_PROBLEMS} more mistakes"
+        problems.append(Problem("JOB", more, "none", "correct those above first"))
+    return problems
 
 
 def _problem(detail: ErrorDetails) -> Problem:
     keys, model, description = _locate(detail["loc"])
-    field = ".".join(keys)
+    field = _shortened(".".join(keys))
     if detail["type"] == "extra_forbidden":
         known = sorted(model.model_fields)
-        near = difflib.get_close_matches(keys[-1], known, n=1)
+        near = difflib.get_close_matches(keys[-1][:100], known, n=1)
         fix = f"did you mean {near[0]}?" if near else f"remove {field}"
         return Problem(field, "unknown key", ", ".join(known), fix)
     if detail["type"] == "missing":
         return Problem(field, "missing", description, f"add {field} to the job file")
     if detail["loc"][-1] == "[key]":
         fields = list(get_args(RequestField))
-        near = difflib.get_close_matches(keys[-1], fields, n=1)
+        near = difflib.get_close_matches(keys[-1][:100], fields, n=1)
         fix = f"did you mean {near[0]}?" if near else f"remove {field}"
         return Problem(field, "unknown request field", ", ".join(fields), fix)
     fix = f"set {field} to {description}"
@@ -195,6 +218,11 @@ def _problem(detail: ErrorDetails) -> Problem:
     elif detail["type"] in {"model_type", "dict_type"}:
         fix = f"write below {field}: {description}"
     return Problem(field, shown(detail["input"]), description, fix)
+
+
+def _shortened(key: str) -> str:
+    """A key for a message: as it is, unless it is none that a job file has."""
+    return key if len(key) <= 200 and key.isprintable() else shown(key)
 
 
 def _is_quoted_number(detail: ErrorDetails) -> bool:

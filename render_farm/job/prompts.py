@@ -15,12 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import InputError, NotFound, StopError
+from render_farm.job.dictionaries import check_indices
 from render_farm.job.discover import find_files
 from render_farm.job.plan import Shard
-from render_farm.job.schema import check_values_fit, conform, doubtful_columns, first_line, unify
+from render_farm.job.schema import (
+    BATCH_ROWS,
+    check_names,
+    check_values_fit,
+    conform,
+    doubtful_columns,
+    first_line,
+    listed,
+    unify,
+)
 from render_farm.store.base import Store
 from render_farm.store.copy import copy_digested
 from render_farm.store.open import open_store
+
+MOST_PARTS = 100_000
+"""Columns or row groups of a file: Arrow makes room for as many as the footer claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +79,11 @@ def survey(path: str) -> PromptDataset:
             "prompts.path", f"{path} (0 rows)", "a dataset with rows", "point it at the prompts"
         )
     whole = unify(path, schemas)
-    for key, schema in zip(keys, schemas, strict=True):
+    for file, schema in zip(files, schemas, strict=True):
         if doubtful := doubtful_columns(schema, whole):
             with tempfile.TemporaryFile(prefix="render-farm-") as copy:
-                _copy(store, key, copy)
-                check_values_fit(copy, f"{store.uri}/{key}", doubtful, whole)
+                _copy_pinned(store, file, copy)
+                check_values_fit(_opened(copy), f"{store.uri}/{file.path}", doubtful, whole)
     return PromptDataset(store.uri, tuple(files), whole)
 
 
@@ -121,7 +134,7 @@ class ShardReader:
                 raise
             self._file, self._copy = index, copy
         assert self._copy is not None
-        return pq.ParquetFile(self._copy, page_checksum_verification=True)
+        return _opened(self._copy)
 
 
 def _copy(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
@@ -149,13 +162,20 @@ def _copy_pinned(store: Store, pinned: PromptFile, into: BinaryIO) -> None:
         )
 
 
+def _opened(copy: BinaryIO) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        copy, page_checksum_verification=True, thrift_container_size_limit=MOST_PARTS
+    )
+
+
 def _read_through(copy: BinaryIO, name: str) -> tuple[int, pa.Schema]:
     """Decode every page of a file once; row groups leave memory again as they are read."""
     try:
-        parquet = pq.ParquetFile(copy, page_checksum_verification=True)
-        rows = [sum(batch.num_rows for batch in group) for group in _row_groups(parquet)]
+        parquet = _opened(copy)
+        rows = [sum(_checked_rows(batch) for batch in group) for group in _row_groups(parquet)]
         stated = [parquet.metadata.row_group(index).num_rows for index in range(len(rows))]
         schema = parquet.schema_arrow
+        check_names(pa.struct(schema))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError.of(
             "prompts.path",
@@ -174,13 +194,19 @@ def _read_through(copy: BinaryIO, name: str) -> tuple[int, pa.Schema]:
     if twice := {column for column in names if names.count(column) > 1}:
         raise InputError.of(
             "prompts.path",
-            f"{name} (columns that stand twice: {', '.join(sorted(twice))})",
+            f"{name} (columns that stand twice: {listed(sorted(twice))})",
             "columns with names of their own",
             "rename them",
         )
     return sum(rows), schema
 
 
+def _checked_rows(batch: pa.RecordBatch) -> int:
+    for column in batch.columns:
+        check_indices(column)
+    return batch.num_rows
+
+
 def _row_groups(parquet: pq.ParquetFile) -> Iterator[Iterator[pa.RecordBatch]]:
     for index in range(parquet.num_row_groups):
-        yield parquet.iter_batches(row_groups=[index])
+        yield parquet.iter_batches(BATCH_ROWS, row_groups=[index])

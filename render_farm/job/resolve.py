@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from render_farm.errors import InputError, Problem, RowError, shown
 from render_farm.job.request import RenderRequest, Row
+from render_farm.job.schema import listed
 from render_farm.job.seeds import SEED_LIMIT, RowKey, row_key, sample_seed
 from render_farm.job.spec import DefaultsSpec, JobSpec, RequestField
 
@@ -36,7 +37,7 @@ def map_columns(job: JobSpec, schema: pa.Schema) -> dict[RequestField, str]:
     """
     mapping: dict[RequestField, str] = {}
     problems: list[Problem] = []
-    names = ", ".join(schema.names)
+    names = listed(schema.names)
     for field in get_args(RequestField):
         named = field in job.prompts.columns
         column = job.prompts.columns.get(field) if named else field
@@ -136,14 +137,14 @@ def _origin(row: Row, row_id: str | None, job_seed: int) -> tuple[int, RowKey]:
 def _origin_problems(schema: pa.Schema) -> list[Problem]:
     """The columns of a quarantine file keep their meaning in every dataset."""
     kinds: tuple[tuple[str, Callable[[pa.DataType], bool], str], ...] = (
-        (ROW_COLUMN, pa.types.is_integer, "whole numbers"),
+        (ROW_COLUMN, _is_row_number, "whole numbers"),
         (ROW_KEY_COLUMN, _is_text, "text"),
         (JOB_SEED_COLUMN, pa.types.is_integer, "whole numbers"),
     )
     return [
         Problem(
             "prompts.path",
-            f"column {name!r} of type {schema.field(name).type}",
+            f"column {name!r} of type {listed([str(schema.field(name).type)])}",
             f"a column of {allowed}, as render_farm writes it into a quarantine file",
             f"give the column {name!r} another name",
         )
@@ -152,6 +153,11 @@ def _origin_problems(schema: pa.Schema) -> list[Problem]:
         and not fits(schema.field(name).type)
         and not pa.types.is_null(schema.field(name).type)
     ]
+
+
+def _is_row_number(kind: pa.DataType) -> bool:
+    """Quarantine files hold the number again, as int64."""
+    return bool(pa.types.is_integer(kind)) and kind != pa.uint64()
 
 
 def _type_problem(field: RequestField, column: str, kind: pa.DataType) -> list[Problem]:
@@ -167,7 +173,7 @@ def _type_problem(field: RequestField, column: str, kind: pa.DataType) -> list[P
     return [
         Problem(
             f"prompts.columns.{field}",
-            f"column {column!r} of type {kind}",
+            f"column {shown(column)} of type {listed([str(kind)])}",
             f"a column of {allowed}",
             f"name another column, or null to switch the {field} column off",
         )

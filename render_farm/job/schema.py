@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import InputError
+from render_farm.errors import InputError, shown
+
+BATCH_ROWS = 1024
+"""Rows decoded at once: a page of few bytes may stand for thousands of long texts."""
+
+MOST_LISTED = 1000
+"""Characters of a list of columns in a message."""
 
 
 def unify(path: str, schemas: list[pa.Schema]) -> pa.Schema:
@@ -15,7 +22,7 @@ def unify(path: str, schemas: list[pa.Schema]) -> pa.Schema:
 
     Raises: `InputError` where types of one column do not go together.
     """
-    bare = [schema.remove_metadata() for schema in schemas]
+    bare = [_without_views(schema.remove_metadata()) for schema in schemas]
     if all(schema.equals(bare[0]) for schema in bare):
         return bare[0]
     try:
@@ -30,7 +37,7 @@ def unify(path: str, schemas: list[pa.Schema]) -> pa.Schema:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """Without encodings that do not change values: dictionaries and views."""
+    """Without dictionaries, an encoding that does not change values."""
     # A file that lacks a column has nulls there, whatever the others declare.
     return pa.schema(
         [field.with_type(_plain_type(field.type)).with_nullable(True) for field in schema]
@@ -40,11 +47,45 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
+    return _viewless(kind)
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    """With plain text and bytes for their views, of which Arrow cannot take single rows."""
+    return pa.schema([field.with_type(_viewless(field.type)) for field in schema])
+
+
+def _viewless(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_binary_view(kind):
         return pa.binary()
-    return kind
+    own: list[Any] = [kind.field(index) for index in range(kind.num_fields)]
+    parts: list[Any] = [field.with_type(_viewless(field.type)) for field in own]
+    if parts == own:
+        return kind
+    if pa.types.is_struct(kind):
+        return pa.struct(parts)
+    if isinstance(kind, pa.MapType):
+        entry = parts[0].type
+        return pa.map_(entry.field(0), entry.field(1), kind.keys_sorted)
+    if isinstance(kind, pa.FixedSizeListType):
+        return pa.list_(parts[0], kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(parts[0])
+    return pa.list_(parts[0]) if pa.types.is_list(kind) else kind
+
+
+def check_names(kind: pa.DataType) -> None:
+    """Read every name within a type: of fields and of time zones, which Arrow takes unread.
+
+    Raises: `UnicodeDecodeError` where one is no text.
+    """
+    if pa.types.is_timestamp(kind):
+        _ = kind.tz
+    for index in range(kind.num_fields):
+        check_names(kind.field(index).type)
+        _ = kind.field(index).name
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -65,28 +106,32 @@ def doubtful_columns(own: pa.Schema, whole: pa.Schema) -> list[str]:
     ]
 
 
-def check_values_fit(copy: BinaryIO, name: str, columns: list[str], whole: pa.Schema) -> None:
+def check_values_fit(
+    parquet: pq.ParquetFile, name: str, columns: list[str], whole: pa.Schema
+) -> None:
     """Read some columns of a file again and hold every value against its type for all files.
 
     Raises: `InputError` naming file and column.
     """
-    parquet = pq.ParquetFile(copy)
     for column in columns:
         kind = whole.field(column).type
         try:
-            for batch in parquet.iter_batches(columns=[column]):
-                _cast_exactly(batch.column(0), kind)
+            # Asked for `a`, Arrow also hands out a column called `a.b`.
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
+                _cast_exactly(batch.column(column), kind)
         except pa.ArrowException as error:
             raise InputError.of(
                 "prompts.path",
                 f"{name} (column {column!r} as {kind}: {first_line(error)})",
                 "files whose values fit the types that hold all files",
-                f"rewrite the files with one type for {column!r}",
+                f"rewrite the files with one type for {shown(column)}",
             ) from error
 
 
 def _always_fits(kind: pa.DataType, whole: pa.DataType) -> bool:
-    if pa.types.is_null(kind) or _plain_type(kind).equals(whole) or kind.equals(whole):
+    if pa.types.is_null(kind) or any(
+        same.equals(whole) for same in (kind, _plain_type(kind), _viewless(kind))
+    ):
         return True
     if pa.types.is_integer(kind) and pa.types.is_integer(whole):
         return whole.bit_width > kind.bit_width
@@ -101,6 +146,13 @@ def _cast_exactly(values: pa.Array[Any], kind: pa.DataType) -> None:
     cast = values.cast(kind)
     if pa.types.is_decimal(values.type) and not cast.cast(values.type).equals(values):
         raise pa.ArrowInvalid("digits would be lost")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names or types of columns as a message shows them: what the dataset says, within bounds."""
+    plain = (name if name and name.isprintable() else repr(name) for name in names)
+    text = ", ".join(plain)
+    return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]}…"
 
 
 def first_line(error: Exception) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
+
+from render_farm.job.resolve import MAX_TEXT
 
 Status: TypeAlias = Literal["done", "filtered", "quarantined"]
 
@@ -59,6 +61,9 @@ METADATA_COLUMNS: Final = pa.schema(
 )
 """The columns that every result has, in their order, before those carried from the input."""
 
+_IMAGE_NAMES: Final = frozenset({"image", "image.bytes", "image.path"})
+"""To a reader that is asked for columns by name, the last two are parts of the first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRecord:
@@ -69,7 +74,8 @@ class SampleRecord:
     files and never a path, so that it is the same in every attempt and container.
 
     A quarantined row's values are recorded as far as they could be resolved: a value that its
-    column cannot hold becomes null there; the input row itself keeps it.
+    column cannot hold, and a text too long to be a prompt, becomes null there; the input row
+    itself keeps it.
     """
 
     row: int
@@ -108,14 +114,24 @@ class SampleRecord:
     render_farm_version: str | None = None
 
 
+def without_long_texts(record: SampleRecord) -> SampleRecord:
+    """The record of a quarantined row with null for texts that no prompt is as long as."""
+    long: dict[str, Any] = {
+        name: None
+        for name in ("id", "prompt", "negative_prompt", "scheduler")
+        if isinstance(text := getattr(record, name), str) and len(text) > MAX_TEXT
+    }
+    return replace(record, **long)
+
+
 def metadata_schema(input_fields: pa.Schema, *, with_image: bool = False) -> pa.Schema:
     """The schema of a result: `METADATA_COLUMNS`, then the carried columns of the input.
 
     A carried column keeps its type, nullability and field metadata. Where its name is taken —
-    by a metadata column, by another carried column, or by `image` in a file `with_image` — it
-    gets the prefix ``input_`` until it is free.
+    by a metadata column, by another carried column, or by `image` and its parts in a file
+    `with_image` — it gets the prefix ``input_`` until it is free.
     """
-    reserved = {*METADATA_COLUMNS.names, "image"} if with_image else {*METADATA_COLUMNS.names}
+    reserved = {*METADATA_COLUMNS.names, *(_IMAGE_NAMES if with_image else ())}
     taken = reserved | set(input_fields.names)
     used: set[str] = set()
     fields = list(METADATA_COLUMNS)

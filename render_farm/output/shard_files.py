@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from render_farm.job.request import sample_key
 from render_farm.output.layout import OutputFile, ShardLayout
-from render_farm.output.metadata import SampleRecord
+from render_farm.output.metadata import SampleRecord, without_long_texts
 from render_farm.output.shard_folder import ShardFolder
 
 
@@ -72,7 +72,7 @@ class ShardWriter:
         self._expect(record, "quarantined")
         known = self._quarantined.get(record.row)
         if known is None or _fault_order(record) < _fault_order(known):
-            self._quarantined[record.row] = record
+            self._quarantined[record.row] = without_long_texts(record)
 
     def tally(self) -> Tally:
         """What was taken so far, by state."""

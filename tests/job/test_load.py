@@ -105,6 +105,7 @@ def test_the_job_file_of_the_design_loads_with_the_values_it_states(tmp_path: Pa
     # Later keys, with what they mean by default.
     assert {key: dumped["model"].pop(key) for key in LATER} == LATER
     assert dumped["limits"].pop("on_flagged") == "keep"
+    assert dumped["limits"].pop("stalled_after_s") == "auto"
     assert dumped == stated
 
 
@@ -114,7 +115,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     expected["name"] = "small"
     expected["prompts"] = {"path": "prompts.parquet", "columns": {}, "limit": None}
     expected["model"] |= {"path": "some/model"} | LATER
-    expected["limits"] |= {"on_flagged": "keep"}
+    expected["limits"] |= {"on_flagged": "keep", "stalled_after_s": "auto"}
     expected["output"]["uri"] = "out"
     assert job == expected
 
@@ -594,7 +595,7 @@ def test_a_file_too_big_to_be_a_job_file_is_refused_and_one_byte_less_is_not(
     fits = SMALLEST + "#" * (MAX_JOB_FILE_BYTES - len(SMALLEST))
     assert load_text(tmp_path, fits).name == "small"
     (problem,) = file_problems(tmp_path / "job.yaml", fits + "#")
-    assert "1,000,000 bytes" in problem.allowed
+    assert "100,000 bytes" in problem.allowed
     assert problem.fix == "check that this is the job file"
 
 
@@ -608,7 +609,7 @@ def test_a_job_may_come_through_a_pipe_and_an_endless_one_is_refused(tmp_path: P
     writer.join()
     with pytest.raises(InputError) as caught:
         load_job(Path("/dev/zero"))
-    assert "1,000,000 bytes" in caught.value.problems[0].allowed
+    assert "100,000 bytes" in caught.value.problems[0].allowed
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
