@@ -11,6 +11,7 @@
     │   ├── AlreadyExists       `create` found an object under the key
     │   ├── AccessDenied        credentials missing, wrong or not sufficient; bucket missing
     │   ├── Unavailable         the store did not answer, after all retries
+    │   │   └── Damaged         an object arrived otherwise than it was stored; read it again
     │   └── Unknown             `create` was sent and its outcome is not known
     └── EngineError
         ├── ModelError          the model folder cannot be loaded
@@ -118,6 +119,10 @@ class AccessDenied(StoreError):
 
 class Unavailable(StoreError):
     """The store did not answer, or answered with an error of its own, after all retries."""
+
+
+class Damaged(Unavailable):
+    """An object's bytes arrived otherwise than they were stored; read it again."""
 
 
 class Unknown(StoreError):

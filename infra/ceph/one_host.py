@@ -162,7 +162,7 @@ class CephServer:
             method="PUT",
             headers={"Date": date, "Authorization": f"AWS {self.access_key}:{signature}"},
         )
-        with _direct().open(request, timeout=READY_TIMEOUT_S):
+        with direct_opener().open(request, timeout=READY_TIMEOUT_S):
             return name
 
     def admin(self, *arguments: str) -> str:
@@ -213,7 +213,7 @@ class CephServer:
 
     def _write_settings(self) -> None:
         fsid = str(uuid.uuid4())
-        mon_v2, mon_v1, rgw = _free_ports(3)
+        mon_v2, mon_v1, rgw = free_ports(3)
         addresses = f"[v2:127.0.0.1:{mon_v2}/0,v1:127.0.0.1:{mon_v1}/0]"
         self.endpoint_url = f"http://127.0.0.1:{rgw}"
         for name in ("mon", "osd", "rgw"):
@@ -237,7 +237,7 @@ class CephServer:
         }[name]
         with (self._folder / f"{name}.out").open("ab") as output:
             self.daemons[name] = subprocess.Popen(  # noqa: S603 - our own command line
-                [*_dying_with_us(), *command, "-c", str(self._folder / "ceph.conf")],
+                [*dying_with_us(), *command, "-c", str(self._folder / "ceph.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -266,7 +266,7 @@ class CephServer:
                 if process.poll() is not None:
                     raise CephError(f"{name} ended with {process.returncode}\n{self._logs()}")
             try:
-                with _direct().open(self.endpoint_url, timeout=1):
+                with direct_opener().open(self.endpoint_url, timeout=1):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
@@ -283,7 +283,7 @@ def _tail(path: Path) -> str:
     return path.read_text(errors="replace")[-1500:]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -294,12 +294,12 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _direct() -> urllib.request.OpenerDirector:
+def direct_opener() -> urllib.request.OpenerDirector:
     """An opener that ignores the environment's HTTP proxies: the server is on the loopback."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _dying_with_us() -> list[str]:
+def dying_with_us() -> list[str]:
     """A prefix by which a daemon dies with the thread that started it, even on ``kill -9``."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -41,9 +42,12 @@ from render_farm.ledger.record import (
 )
 from render_farm.store.base import Store, exists
 from render_farm.store.open import expanded, open_store
-from render_farm.store.probe import probe_atomic_create
+from render_farm.store.probe import WITHOUT_ATOMIC_CREATE, probe_atomic_create, unfair_race
 
 PINNED_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
 def open_run(prepared: Prepared, *, allow_no_cas: bool) -> tuple[Store, RunRecord]:
     """The run of a prepared job: the one that is there, or a new one.
 
+    With `allow_no_cas` a store that cannot create atomically is taken, and the log says what that
+    means.
+
     Raises:
         InputError: the place holds another job's run, a cancelled one, or its store cannot
             create objects atomically.
@@ -106,8 +113,11 @@ def open_run(prepared: Prepared, *, allow_no_cas: bool) -> tuple[Store, RunRecor
         existing = _existing_run(store, wanted)
         if existing is not None:
             return store, existing
+        prefix = keys.PROBE.rstrip("/")
         if not allow_no_cas:
-            probe_atomic_create(store, keys.PROBE.rstrip("/"))
+            probe_atomic_create(store, prefix)
+        elif unfair_race(store, prefix) is not None:
+            log.warning("%s: %s", store.uri, WITHOUT_ATOMIC_CREATE)
         return store, create_record(store, wanted)
 
 

@@ -48,7 +48,7 @@ class Lease:
         Raises:
             Unknown, Unavailable: the store did not answer for `PATIENCE_S`.
         """
-        for attempt in patiently(PATIENCE_S):
+        for attempt in patiently(PATIENCE_S, "an epoch"):
             with attempt:
                 lease = cls(store, _begin(store, driver))
         lease.beat()

@@ -45,7 +45,12 @@ class Store(Protocol):
         ...
 
     def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """The object as a readable stream; a broken transfer is continued. Raises: `NotFound`."""
+        """The object as a readable stream; a broken transfer is continued.
+
+        Raises:
+            NotFound: on opening.
+            Damaged: on reading its end, if what was read is not what was stored.
+        """
         ...
 
     def head(self, key: str) -> ObjectInfo:

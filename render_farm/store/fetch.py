@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from render_farm.errors import InputError, NotFound, Unavailable
 from render_farm.store.base import ObjectInfo, Store
+from render_farm.store.copy import copy_digested
 from render_farm.store.keys import checked_key
 from render_farm.store.open import open_store
 from render_farm.store.os_errors import translated
@@ -19,7 +20,6 @@ from render_farm.store.os_errors import translated
 logger = logging.getLogger(__name__)
 
 THREADS = 4
-CHUNK_BYTES = 1 << 20
 
 
 def fetch_folder(uri: str, into: Path) -> Path:
@@ -95,9 +95,8 @@ def _download(store: Store, objects: list[ObjectInfo], target: Path) -> None:
 
 def _download_one(store: Store, info: ObjectInfo, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with store.open(info.key) as source, path.open("xb") as file:
-        shutil.copyfileobj(source, file, CHUNK_BYTES)
-    found = path.stat().st_size
+    with path.open("xb") as file:
+        found, _sha256 = copy_digested(store, info.key, file)
     if found != info.size_bytes:
         why = f"{found} bytes came, {info.size_bytes} were listed; it was replaced meanwhile"
         raise Unavailable(store.uri, info.key, why)

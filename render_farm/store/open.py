@@ -15,6 +15,8 @@ from render_farm.store.memory import MemoryBucket, MemoryStore
 
 ALLOWED = "s3://bucket/prefix, a local folder, file:///folder"
 SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+SCHEME_ALONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""``data:…``, ``http:…``: hardly the name of a folder."""
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 _memory: dict[str, MemoryBucket] = {}
@@ -35,6 +37,8 @@ def open_store(uri: str) -> Store:
     if match is None:
         if not uri or "\0" in uri or uri.lower().startswith("s3:"):
             raise _problem(uri, "write s3://bucket/prefix for S3, or the path of a folder")
+        if SCHEME_ALONE.match(uri):
+            raise _problem(uri, f"write ./{uri} if it is the name of a folder")
         return FolderStore(expanded(uri))
     scheme, rest = match["scheme"].lower(), match["rest"]
     if scheme == "s3":
@@ -59,11 +63,8 @@ def expanded(path: str) -> Path:
 
 def _open_s3(uri: str, rest: str) -> Store:
     bucket, _, prefix = rest.partition("/")
-    if "@" in bucket:
-        shown = f"s3://…@{bucket.rpartition('@')[2]}/{prefix}"
-        raise _problem(
-            shown, "leave credentials out of the URI; boto3 finds them in AWS_* or ~/.aws"
-        )
+    if {":", "@"} & set(bucket):
+        raise _problem(uri, "leave credentials out of the URI; boto3 finds them in AWS_* or ~/.aws")
     if not BUCKET.fullmatch(bucket):
         raise _problem(uri, "name the bucket after s3://: 3 to 255 letters, digits, '.', '-', '_'")
     # Imported here: boto3 takes longer to load than the rest of the command line together.
@@ -96,4 +97,13 @@ def _checked_prefix(uri: str, prefix: str) -> str:
 
 
 def _problem(uri: str, fix: str) -> InputError:
-    return InputError.of("uri", uri, ALLOWED, fix)
+    return InputError.of("uri", _without_credentials(uri), ALLOWED, fix)
+
+
+def _without_credentials(uri: str) -> str:
+    """The URI as a message may show it. A secret key may have slashes, so nothing of it is kept."""
+    scheme, separator, rest = uri.partition("://")
+    host, _, _ = rest.partition("/")
+    port = host.rpartition(":")[2]
+    suspect = "@" in rest or (":" in host and not port.isdecimal())
+    return f"{scheme}://…" if separator and suspect else uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -18,8 +18,14 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT_S = 0.2
+FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 15.0
+
+
+class Patience(Protocol):
+    """`patiently` for one store and key; `operation` is for the log."""
+
+    def __call__(self, operation: str, call: Callable[[], Any]) -> Any: ...
 
 
 def patiently(

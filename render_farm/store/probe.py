@@ -17,6 +17,18 @@ logger = logging.getLogger(__name__)
 
 UNDECIDED_TRIES = 5
 
+WITHOUT_ATOMIC_CREATE = """\
+this store's conditional create is not atomic, and --allow-no-cas goes on without it. It is weaker:
+  - Two attempts that commit one shard at the same moment may both be told that they won. The
+    receipt written last stands, and what was counted or swept by the earlier one is then wrong.
+  - Such attempts come from two drivers, or from a worker that was taken for dead and lives. So run
+    one driver at a time, and resume only when the driver before it and its workers have ended.
+  - A cancel is not final: a shard that is being committed may still end as rendered.
+  - Sweep and cancel only while nothing renders.
+Rows that only one attempt renders are as safe as elsewhere. Before the result is used, run
+render-farm verify: it finds every shard whose images are not those of its receipt."""
+"""What `submit` says, once, where it goes on with a store that `unfair_race` has found wanting."""
+
 
 @dataclass(frozen=True, slots=True)
 class Race:
@@ -49,24 +61,36 @@ class Race:
 def probe_atomic_create(store: Store, prefix: str, *, rivals: int = 8, rounds: int = 5) -> None:
     """Race `rivals` threads for a new key below `prefix`, `rounds` times; returns if all is well.
 
-    The keys are random and deleted afterwards, whatever happens.
-
     Raises:
         InputError: a race had no winner, or several.
+        Unavailable, AccessDenied: as `unfair_race`.
+    """
+    race = unfair_race(store, prefix, rivals=rivals, rounds=rounds)
+    if race is not None:
+        found = f"{store.uri} (create had {len(race.winners)} winners of {rivals})"
+        raise InputError.of(
+            "output.uri",
+            found,
+            "a store with atomic conditional writes",
+            "choose another store; or, with one driver only and at the risk of shards "
+            "committed twice, pass --allow-no-cas",
+        )
+
+
+def unfair_race(store: Store, prefix: str, *, rivals: int = 8, rounds: int = 5) -> Race | None:
+    """The first of several races for a new key that had no winner, or several; None if all is well.
+
+    The keys are random, below `prefix`, and deleted afterwards, whatever happens.
+
+    Raises:
         Unavailable: the answers stayed unknown.
         AccessDenied: the store cannot be written.
     """
     for _ in range(rounds):
         race = _decided_race(store, prefix, rivals)
         if not race.fair:
-            found = f"{store.uri} (create had {len(race.winners)} winners of {rivals})"
-            raise InputError.of(
-                "output.uri",
-                found,
-                "a store with atomic conditional writes",
-                "choose another store; or, with one driver only and at the risk of shards "
-                "committed twice, pass --allow-no-cas",
-            )
+            return race
+    return None
 
 
 def _decided_race(store: Store, prefix: str, rivals: int) -> Race:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,17 +13,20 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from botocore.exceptions import ClientError
 
-from render_farm.errors import NotFound, StoreError, Unavailable, Unknown
+from render_farm.errors import Damaged, NotFound, StoreError, Unavailable, Unknown
 from render_farm.store.base import ObjectInfo
+from render_farm.store.fingerprint import content_md5
 from render_farm.store.keys import checked_key, checked_prefix
-from render_farm.store.patience import patiently
+from render_farm.store.patience import Patience, patiently
 from render_farm.store.s3_body import CHUNK_BYTES, ContinuedBody, Part
-from render_farm.store.s3_client import S3Clients, S3Options, make_clients
+from render_farm.store.s3_client import S3Options, make_client
 from render_farm.store.s3_errors import FOREIGN, is_transient, status_and_code, translated
+from render_farm.store.s3_listing import Listing
+from render_farm.store.s3_upload import Uploader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
 
@@ -35,9 +36,10 @@ class S3Store:
 
     Endpoint, profile, region and credentials are boto3's own affair; nothing of them is in the
     URI. Nothing is connected to before the first request. Safe among threads; pickling keeps URI
-    and options and makes new clients on the other side.
+    and options and makes a new client on the other side.
 
-    `create` is one PUT with ``If-None-Match: *``, never sent twice.
+    `create` is one PUT with ``If-None-Match: *``, never sent twice. What is written carries its
+    MD5; whole objects that are read are held against their ETag.
     """
 
     def __init__(
@@ -47,8 +49,8 @@ class S3Store:
         self._prefix = f"{checked_key(prefix)}/" if prefix else ""
         self._uri = uri or f"s3://{bucket}/{prefix}".rstrip("/")
         self._options = options or S3Options()
-        self._clients: S3Clients | None = None
-        self._clients_lock = Lock()
+        self._made: S3Client | None = None
+        self._making = Lock()
         self._bucket_seen = False
 
     def __reduce__(self) -> tuple[Callable[..., S3Store], tuple[object, ...]]:
@@ -59,8 +61,17 @@ class S3Store:
         return self._uri
 
     def get(self, key: str) -> bytes:
-        with self._body(key, 0, None) as body:
-            return body.readall()
+        def read() -> bytes:
+            with self._body(key, 0, None) as body:
+                return body.readall()
+
+        return patiently(
+            read,
+            patience_s=self._options.patience_s,
+            is_transient=lambda error: isinstance(error, Damaged),
+            operation="get",
+            key=key,
+        )
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if length == 0:
@@ -101,28 +112,24 @@ class S3Store:
             "put",
             key,
             lambda: client.put_object(
-                Bucket=self._bucket, Key=full, Body=data, ContentMD5=_md5(data)
+                Bucket=self._bucket, Key=full, Body=data, ContentMD5=content_md5(data)
             ),
         )
 
     def upload(self, key: str, path: Path) -> None:
-        full = self._full(key)
-        client = self._client()
-        path.stat()  # a missing local file is not the store's fault
-        self._patiently(
-            "upload",
-            key,
-            lambda: client.upload_file(
-                str(path), self._bucket, full, Config=self._options.transfer()
-            ),
-        )
+        full, patiently_on_key = self._full(key), self._patience(key)
+        Uploader(self._client(), self._bucket, full, patiently_on_key, self._options).upload(path)
 
     def create(self, key: str, data: bytes) -> None:
         full = self._full(key)
-        client = self._make_clients().once
+        client = self._client()
         try:
             client.put_object(
-                Bucket=self._bucket, Key=full, Body=data, ContentMD5=_md5(data), IfNoneMatch="*"
+                Bucket=self._bucket,
+                Key=full,
+                Body=data,
+                ContentMD5=content_md5(data),
+                IfNoneMatch="*",
             )
         except FOREIGN as error:
             if is_transient(error):
@@ -132,16 +139,10 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """As `Store.list`; passes over the ``name/`` objects that some tools make for folders."""
-        wanted = self._prefix + checked_prefix(prefix)
-        page = self._page(wanted, None)
-        while True:
-            for item in page.get("Contents", []):
-                if not item["Key"].endswith("/"):
-                    key = item["Key"].removeprefix(self._prefix)
-                    yield ObjectInfo(key, item["Size"], item["LastModified"])
-            if not page["IsTruncated"]:
-                return
-            page = self._page(wanted, page["NextContinuationToken"])
+        for item in self._listing(prefix).objects():
+            if not item["Key"].endswith("/"):
+                key = item["Key"].removeprefix(self._prefix)
+                yield ObjectInfo(key, item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
         full = self._full(key)
@@ -154,11 +155,11 @@ class S3Store:
             return
 
     def abort_uploads(self, prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> int:
-        found = self._uploads(self._prefix + checked_prefix(prefix))
-        uploads = [(full, upload) for full, upload in found if wanted(full[len(self._prefix) :])]
-        for full, upload_id in uploads:
+        found = [(item["Key"], item["UploadId"]) for item in self._listing(prefix).uploads()]
+        doomed = [(full, upload) for full, upload in found if wanted(full[len(self._prefix) :])]
+        for full, upload_id in doomed:
             self._abort(full, upload_id)
-        return len(uploads)
+        return len(doomed)
 
     def now(self) -> datetime:
         """The server's clock, by the Date header: whole seconds."""
@@ -171,13 +172,10 @@ class S3Store:
         return self._prefix + checked_key(key)
 
     def _client(self) -> S3Client:
-        return self._make_clients().retrying
-
-    def _make_clients(self) -> S3Clients:
-        with self._clients_lock:
-            if self._clients is None:
-                self._clients = make_clients(self._uri, self._options)
-            return self._clients
+        with self._making:
+            if self._made is None:
+                self._made = make_client(self._uri, self._options)
+            return self._made
 
     def _patiently(self, operation: str, key: str, call: Callable[[], T]) -> T:
         try:
@@ -192,6 +190,18 @@ class S3Store:
             raise translated(self._uri, key, error) from error
         self._bucket_seen = True
         return result
+
+    def _patience(self, key: str) -> Patience:
+        return lambda operation, call: self._patiently(operation, key, call)
+
+    def _listing(self, prefix: str) -> Listing:
+        return Listing(
+            self._client(),
+            self._bucket,
+            self._prefix + checked_prefix(prefix),
+            self._options.page_size,
+            self._patience(prefix),
+        )
 
     def _ask_bucket(self) -> Mapping[str, str]:
         """The headers of an answer about the bucket.
@@ -211,6 +221,7 @@ class S3Store:
     def _body(self, key: str, start: int, stop: int | None) -> ContinuedBody:
         full = self._full(key)
         client = self._client()
+        over_tls = client.meta.endpoint_url.startswith("https:")
 
         def fetch(position: int) -> Part:
             if position == 0 and stop is None:  # an empty object has no range
@@ -224,41 +235,13 @@ class S3Store:
                     key,
                     lambda: client.get_object(Bucket=self._bucket, Key=full, Range=span),
                 )
-            return Part(answer["Body"], answer["ContentLength"], answer["ETag"])
+            whole = position == 0 and stop is None
+            sealed = whole and not (_encrypted(answer) and over_tls)
+            return Part(answer["Body"], answer["ContentLength"], answer["ETag"], sealed)
 
         return ContinuedBody(
             fetch, start, uri=self._uri, key=key, patience_s=self._options.patience_s
         )
-
-    def _page(self, wanted: str, token: str | None) -> ListObjectsV2OutputTypeDef:
-        client = self._client()
-        size = self._options.page_size
-        if token is None:
-            return self._patiently(
-                "list",
-                wanted,
-                lambda: client.list_objects_v2(Bucket=self._bucket, Prefix=wanted, MaxKeys=size),
-            )
-        return self._patiently(
-            "list",
-            wanted,
-            lambda: client.list_objects_v2(
-                Bucket=self._bucket, Prefix=wanted, MaxKeys=size, ContinuationToken=token
-            ),
-        )
-
-    def _uploads(self, wanted: str) -> Sequence[tuple[str, str]]:
-        """Key and id of every unfinished upload."""
-        pages = self._client().get_paginator("list_multipart_uploads")
-
-        def all_pages() -> Sequence[tuple[str, str]]:
-            return [
-                (upload["Key"], upload["UploadId"])
-                for page in pages.paginate(Bucket=self._bucket, Prefix=wanted)
-                for upload in page.get("Uploads", [])
-            ]
-
-        return self._patiently("list uploads", wanted, all_pages)
 
     def _abort(self, full: str, upload_id: str) -> None:
         client = self._client()
@@ -275,10 +258,11 @@ class S3Store:
             return
 
 
+def _encrypted(answer: GetObjectOutputTypeDef) -> bool:
+    """Whether the ETag is the MD5 of something encrypted, not of what is read."""
+    kms = answer.get("ServerSideEncryption", "").startswith("aws:")
+    return kms or bool(answer.get("SSECustomerAlgorithm"))
+
+
 def _rebuilt(bucket: str, prefix: str, uri: str, options: S3Options) -> S3Store:
     return S3Store(bucket, prefix, uri=uri, options=options)
-
-
-def _md5(data: bytes) -> str:
-    """By which the store refuses a body damaged on its way; old, but all stores know it."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

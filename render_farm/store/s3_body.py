@@ -1,16 +1,18 @@
-"""An object's bytes as a stream that survives broken connections."""
+"""An object's bytes as a stream that survives broken connections and notices damage."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from render_farm.errors import Unavailable
+from render_farm.errors import Damaged, Unavailable
+from render_farm.store.fingerprint import Fingerprint
 from render_farm.store.s3_errors import FOREIGN, is_transient, translated
 
 logger = logging.getLogger(__name__)
@@ -30,11 +32,15 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An answer to GET: its bytes to come, how many there are, and which version it is."""
+    """An answer to GET: its bytes to come, how many there are, and which version it is.
+
+    `sealed` where they are a whole object, whose ETag may be held against them.
+    """
 
     body: Body
     size_bytes: int
     etag: str
+    sealed: bool = False
 
 
 class ContinuedBody(io.RawIOBase):
@@ -44,11 +50,16 @@ class ContinuedBody(io.RawIOBase):
     broke, checks by the ETag that it is the same version, and gives up when nothing has come for
     `patience_s`.
 
+    Nobody notices bits that were flipped behind the store's back either. At the end of a whole
+    object its ETag is held against what came. An ETag that is no MD5 of it, as some stores have
+    them, proves nothing: the object is read once more, and two readings that agree are believed.
+
     Args:
         fetch: opens the object from an offset to the end wanted; translates its own errors.
 
     Raises:
         Unavailable: on reading, when nothing comes or the object was replaced meanwhile.
+        Damaged: on reading the end, if neither the ETag nor a second reading agrees.
         StoreError: whatever `fetch` raises.
     """
 
@@ -65,6 +76,9 @@ class ContinuedBody(io.RawIOBase):
         self._end = start + self._part.size_bytes
         self._fruitless = 0
         self._deadline = time.monotonic() + patience_s
+        self._fingerprint: Fingerprint | None = None
+        if self._part.sealed:
+            self._fingerprint = Fingerprint(self._etag, self._part.size_bytes)
 
     def readable(self) -> bool:
         return True
@@ -88,6 +102,8 @@ class ContinuedBody(io.RawIOBase):
     def _read_some(self, size: int) -> bytes:
         """Some bytes, at most `size`; none at the end of the object only."""
         wanted = min(size, self._end - self._position)
+        if self._position == self._end:
+            self._check_whole()
         while wanted:
             failure: BaseException | None = None
             try:
@@ -100,9 +116,37 @@ class ContinuedBody(io.RawIOBase):
                 self._position += len(data)
                 self._fruitless = 0
                 self._deadline = time.monotonic() + self._patience_s
+                if self._fingerprint is not None:
+                    self._fingerprint.update(data)
                 return data
             self._continue_after(failure)
         return b""
+
+    def _check_whole(self) -> None:
+        """At the end, once."""
+        fingerprint, self._fingerprint = self._fingerprint, None
+        if fingerprint is None or fingerprint.agrees():
+            return
+        if self._read_again() != fingerprint.digest():
+            why = "the bytes that came are not the object's: damaged on their way, or replaced"
+            raise Damaged(self._uri, self._key, why)
+        fields = {"key": self._key, "etag": self._etag}
+        logger.debug("the ETag is no MD5 of the content; two readings agree", extra=fields)
+
+    def _read_again(self) -> bytes:
+        """The MD5 of another reading of the whole object."""
+        again = hashlib.md5(usedforsecurity=False)
+        body = ContinuedBody(
+            lambda position: replace(self._fetch(position), sealed=False),
+            0,
+            uri=self._uri,
+            key=self._key,
+            patience_s=self._patience_s,
+        )
+        with body:
+            while data := body.read(CHUNK_BYTES):
+                again.update(data)
+        return again.digest()
 
     def _continue_after(self, failure: BaseException | None) -> None:
         if time.monotonic() > self._deadline:

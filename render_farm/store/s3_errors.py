@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import boto3.exceptions
 import botocore.exceptions
+import botocore.parsers
 import urllib3.exceptions
 from botocore.exceptions import ClientError
 
@@ -14,6 +15,7 @@ from render_farm.errors import AccessDenied, AlreadyExists, NotFound, StoreError
 FOREIGN = (
     botocore.exceptions.BotoCoreError,
     ClientError,
+    botocore.parsers.ResponseParserError,
     boto3.exceptions.Boto3Error,
     urllib3.exceptions.HTTPError,
     OSError,
@@ -24,6 +26,7 @@ TRANSPORT = (
     botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,  # a listing that ends in the middle, a proxy's page
     urllib3.exceptions.HTTPError,
     ConnectionError,
     TimeoutError,
@@ -31,6 +34,7 @@ TRANSPORT = (
 
 TRANSIENT_CODES = {
     "BadDigest",  # the body was damaged on its way
+    "IncompleteBody",  # it ended too early
     "InternalError",
     "RequestTimeout",
     "RequestTimeoutException",
@@ -40,6 +44,7 @@ TRANSIENT_CODES = {
     "ThrottlingException",
     "TooManyRequests",
     "RequestLimitExceeded",
+    "XAmzContentSHA256Mismatch",  # as BadDigest, of stores that check the signature's digest first
 }
 
 NO_CREDENTIALS = (
@@ -151,7 +156,8 @@ def translated(uri: str, key: str, error: BaseException) -> StoreError:
 
 def _translated_answer(uri: str, key: str, error: ClientError) -> StoreError:
     status, code = status_and_code(error)
-    said = f"{status} {code}: {error.response.get('Error', {}).get('Message') or 'no details'}"
+    message = error.response.get("Error", {}).get("Message") or "no details"
+    said = f"{error.operation_name}: {status} {code}: {message}"
     if is_transient(error):
         return Unavailable(uri, key, f"the store failed or is overloaded ({said})")
     kind, advice = (

@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from render_farm.errors import AccessDenied, StopError, Unavailable, Unknown
-from render_farm.farm.messages import RunHalted
+from render_farm.farm.messages import ShardFailed
 from render_farm.farm.prepare import Prepared, new_run_record
 from render_farm.ledger import keys
 from render_farm.ledger.commit import commit, withdraw
@@ -193,7 +193,7 @@ def test_a_worker_that_cannot_learn_the_outcome_deletes_nothing(prepared: Prepar
     lost = in_turn("create", keys.RECEIPTS, loses_answer)
     read_back = in_turn("get", keys.RECEIPTS, None, denied)
     store = FaultyStore(inner, lambda call: lost(call) or read_back(call))
-    assert isinstance(render_on(store, record, 0), RunHalted)
+    assert isinstance(render_on(store, record, 0), ShardFailed)
     assert store.made("delete") == []
     assert verify_run(inner, record).findings.whole
     assert read_receipt(inner, 0) is not None

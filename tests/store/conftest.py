@@ -17,7 +17,6 @@ from render_farm.store.s3_client import S3Options
 # Small enough for parts, pages and patience to matter in a test.
 SMALL = S3Options(
     patience_s=5,
-    attempts=1,
     read_timeout_s=10,
     multipart_over_bytes=6 << 20,
     part_bytes=5 << 20,

@@ -134,6 +134,8 @@ def test_each_answer_has_its_error(status: int, code: str, kind: type, word: str
         (409, "ConditionalRequestConflict", True),
         (400, "RequestTimeout", True),
         (400, "BadDigest", True),
+        (400, "XAmzContentSHA256Mismatch", True),
+        (400, "IncompleteBody", True),
         (501, "NotImplemented", False),
         (403, "AccessDenied", False),
         (404, "NoSuchKey", False),
@@ -306,9 +308,9 @@ def test_errors_and_stores_survive_pickling() -> None:
         assert (again.uri, again.key, again.message) == (error.uri, error.key, error.message)
         assert str(again) == str(error)
     store = S3Store("bucket", "run", uri="s3://bucket/run/", options=SMALL)
-    store._make_clients()
+    store._client()
     again = pickle.loads(pickle.dumps(store))
     assert again.uri == "s3://bucket/run/"
     assert again._options == SMALL
-    assert again._clients is None
+    assert again._made is None
     assert os.environ.get("AWS_SECRET_ACCESS_KEY", "nothing") not in repr(pickle.dumps(store))

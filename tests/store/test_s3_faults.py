@@ -6,12 +6,11 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from render_farm.errors import AlreadyExists, NotFound, Unavailable, Unknown
+from render_farm.errors import AccessDenied, AlreadyExists, NotFound, Unavailable, Unknown
 from render_farm.store.s3 import S3Store
 from render_farm.store.s3_client import S3Options
 from tests.servers.moto import MotoServer
@@ -30,9 +29,7 @@ def proxy(
 
 @pytest.fixture
 def faulty(proxy: FaultProxy) -> S3Store:
-    # Several attempts, of which creates must make no use.
-    options = replace(SMALL, attempts=3)
-    return S3Store(proxy.make_bucket(f"bucket-{secrets.token_hex(6)}"), "run", options=options)
+    return S3Store(proxy.make_bucket(f"bucket-{secrets.token_hex(6)}"), "run", options=SMALL)
 
 
 def sent(proxy: FaultProxy, method: str) -> int:
@@ -151,7 +148,7 @@ def test_an_overloaded_store_is_waited_for(
 
 def test_a_store_that_stays_overloaded_is_unavailable(proxy: FaultProxy, tmp_path: Path) -> None:
     bucket = proxy.make_bucket(f"bucket-{secrets.token_hex(6)}")
-    store = S3Store(bucket, options=S3Options(patience_s=0, attempts=2))
+    store = S3Store(bucket, options=S3Options(patience_s=0))
     proxy.faults.append(Fault("PUT", "answer", times=1000))
     with pytest.raises(Unavailable, match="SlowDown"):
         store.put("x", b"1")
@@ -189,6 +186,92 @@ def test_an_upload_that_loses_a_part_is_whole_in_the_end(
     faulty.upload("x", path)
     assert faulty.get("x") == data
     assert faulty.abort_uploads("") == 0
+
+
+def test_an_upload_whose_completion_was_applied_and_not_answered_is_done(
+    proxy: FaultProxy, faulty: S3Store, tmp_path: Path
+) -> None:
+    data = os.urandom(7 << 20)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    proxy.faults += [
+        Fault("POST", "lose", target="uploadId="),
+        # What some stores say to the second try; others remember what they did.
+        Fault("POST", "answer", target="uploadId=", status=404, code="NoSuchUpload"),
+    ]
+    faulty.upload("x", path)
+    assert faulty.get("x") == data
+    assert faulty.abort_uploads("") == 0
+
+
+def test_an_upload_that_fails_for_good_is_aborted(
+    proxy: FaultProxy, faulty: S3Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(7 << 20))
+    refused = Fault("PUT", "answer", "partNumber=2", status=403, code="QuotaExceeded", times=9)
+    proxy.faults.append(refused)
+    with pytest.raises(AccessDenied, match="quota"):
+        faulty.upload("x", path)
+    assert faulty.abort_uploads("") == 0
+    with pytest.raises(NotFound):
+        faulty.head("x")
+
+
+def test_an_upload_that_somebody_aborts_meanwhile_is_not_taken_for_done(
+    proxy: FaultProxy, faulty: S3Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(7 << 20))
+    proxy.faults.append(
+        Fault("POST", "answer", "uploadId=", status=404, code="NoSuchUpload", times=1)
+    )
+    with pytest.raises(NotFound):
+        faulty.upload("x", path)
+
+
+def test_a_listing_that_ends_in_the_middle_is_asked_for_again(
+    proxy: FaultProxy, faulty: S3Store
+) -> None:
+    keys = [f"data/{number:03d}" for number in range(10)]  # two pages
+    for key in keys:
+        faulty.put(key, b"")
+    proxy.faults += [
+        Fault("GET", "cut", after_bytes=200),
+        Fault("GET", "answer", status=200),  # an error under the status of success
+        Fault("GET", "flip", after_bytes=1),  # no XML
+        Fault("GET", "empty"),
+        Fault("GET", "cut", "continuation-token", after_bytes=0),
+        Fault("GET", "answer", "continuation-token"),
+    ]
+    assert [info.key for info in faulty.list()] == keys
+    assert all(fault.times == 0 for fault in proxy.faults)
+
+
+def test_a_listing_that_never_comes_whole_is_unavailable(proxy: FaultProxy) -> None:
+    bucket = proxy.make_bucket(f"bucket-{secrets.token_hex(6)}")
+    store = S3Store(bucket, options=S3Options(patience_s=0))
+    proxy.faults.append(Fault("GET", "empty"))
+    with pytest.raises(Unavailable, match="goes on"):
+        list(store.list())
+
+
+def test_uploads_are_aborted_through_faults_page_by_page(
+    proxy: FaultProxy, faulty: S3Store
+) -> None:
+    for number in range(9):
+        faulty._client().create_multipart_upload(
+            Bucket=faulty._bucket, Key=f"run/data/{number:03d}"
+        )
+    proxy.faults += [
+        Fault("GET", "cut", "uploads", after_bytes=100),
+        Fault("GET", "answer", "uploads"),
+        Fault("DELETE", "lose", "data/003"),
+        Fault("DELETE", "answer", "data/004"),
+    ]
+    assert faulty.abort_uploads("data/", lambda key: key != "data/008") == 8
+    assert all(fault.times == 0 for fault in proxy.faults)
+    assert faulty.abort_uploads("") == 1
 
 
 def test_folder_placeholders_are_not_objects(
