@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,10 +63,12 @@ def write_rows(
     """
     plan = record.make_plan()
     dataset = record.prompts.dataset()
-    reader = ShardReader(dataset)
     schema = _schema(dataset.schema)
     rows = 0
-    with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
+    with (
+        closing(ShardReader(dataset)) as reader,
+        tempfile.TemporaryDirectory(prefix="render-farm-") as scratch,
+    ):
         path = Path(scratch) / "rows.parquet"
         with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for index, errors in chosen:
@@ -73,7 +76,6 @@ def write_rows(
                 table = _rows_with_origin(reader.read(shard), shard, record, errors, keep_origin)
                 writer.write_table(table.cast(schema))
                 rows += table.num_rows
-        reader.close()
         if rows:
             store.upload(key, path)
     return rows

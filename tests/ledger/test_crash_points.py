@@ -8,9 +8,11 @@ may be there twice, and the pictures are those of the undisturbed run.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +23,11 @@ from render_farm.ledger.cancel import cancel_run, is_cancelled
 from render_farm.ledger.lease import Lease
 from render_farm.ledger.quarantine import read_rejected
 from render_farm.ledger.receipt import iter_receipts
-from render_farm.ledger.record import RunRecord, create_record, read_record
+from render_farm.ledger.record import RunRecord, read_record
 from render_farm.ledger.sweep import iter_orphans, sweep_run
 from render_farm.store.base import Store, exists
+from render_farm.store.folder import FolderStore
+from render_farm.store.folder_listing import TEMPORARY
 from render_farm.store.memory import MemoryStore
 from render_farm.views.results import shard_metadata
 from render_farm.views.verify import verify_run
@@ -33,23 +37,22 @@ from tests.making.stores import (
     FaultyStore,
     Killed,
     at,
-    drive_on,
     exists_by_own_write,
     fails,
     killed_after,
     killed_before,
     loses_answer,
     meanwhile,
+    submit_on,
 )
 
 FEWEST_CALLS = 36
+FEWEST_WRITES = 16
 
 
 def make_and_drive(store: Store, prepared: Prepared, driver: str = "driver") -> RunRecord:
     """What `submit` does, from the first write on."""
-    record = create_record(store, new_run_record(prepared))
-    drive_on(store, record, driver)
-    return record
+    return submit_on(store, new_run_record(prepared), driver)
 
 
 def results(store: Store) -> list[tuple[int, int | None, str]]:
@@ -120,6 +123,49 @@ def test_a_fault_at_any_call_loses_nothing_and_doubles_nothing(
         assert_exactly_once(store, found)
 
     assert each_call(calls, attempt) == len(calls) == len(fired)
+
+
+def leaves_half_a_file(root: Path) -> Fault:
+    """The process ends while it writes a file, which has a temporary name until it is whole."""
+
+    def fault(call: Call, act: Callable[[], object]) -> object:
+        target = root / call.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.with_name(f"{TEMPORARY}0123-{target.name}").write_bytes(b"half")
+        raise Killed
+
+    return fault
+
+
+WRITES = ("put", "upload", "create")
+
+
+def test_a_process_that_ends_at_any_call_to_a_folder_loses_nothing(
+    prepared: Prepared,
+    undisturbed: tuple[list[Call], list],
+    tmp_path: Path,
+    figure: Callable[[str, object], None],
+) -> None:
+    calls, found = undisturbed
+
+    def attempt(root: Path, number: int, fault: Fault) -> None:
+        store = FolderStore(root)
+        with suppress(Killed):
+            make_and_drive(FaultyStore(store, at(number, fault)), prepared)
+            pytest.fail(f"call {number} was not made")
+        make_and_drive(store, prepared, "second")
+        assert_exactly_once(store, found)
+        shutil.rmtree(root)
+
+    def at_a_write(number: int) -> None:
+        root = tmp_path / f"half-{number}"
+        attempt(root, number, leaves_half_a_file(root))
+
+    ended = each_call(calls, lambda number: attempt(tmp_path / f"{number}", number, killed_after))
+    half = each_call(calls, at_a_write, lambda call: call.method in WRITES)
+    assert half >= FEWEST_WRITES
+    figure("crash points: ends of the process at a call to a folder", ended)
+    figure("crash points: ends of the process within a write to a folder", half)
 
 
 def test_a_create_that_met_its_own_write_is_taken_for_what_it_is(

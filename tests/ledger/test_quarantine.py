@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,13 @@ from render_farm.errors import InputError, RowError, StopError
 from render_farm.farm.pool import LocalPool
 from render_farm.farm.retry import make_child
 from render_farm.ledger import keys
-from render_farm.ledger.quarantine import done_origins, read_rejected, write_quarantine
+from render_farm.ledger.quarantine import (
+    Errors,
+    done_origins,
+    read_rejected,
+    write_quarantine,
+    write_rows,
+)
 from render_farm.ledger.receipt import iter_receipts
 from render_farm.output.parquet import read_metadata
 from render_farm.store.base import exists
@@ -74,6 +82,21 @@ def test_a_run_without_quarantined_rows_has_no_such_file(tmp_path: Path, name: s
     run = drive(submit(lenient(write_prompts(tmp_path / "p.parquet", 4), f"{name}/run")))
     assert not exists(run.store, keys.QUARANTINE)
     assert write_quarantine(run.store, run.record) == 0
+
+
+def test_a_file_that_cannot_be_finished_leaves_no_copy_of_the_input_open(
+    tmp_path: Path, name: str
+) -> None:
+    run = submit(lenient(write_prompts(tmp_path / "p.parquet", 4), f"{name}/run"))
+
+    def chosen() -> Iterator[tuple[int, Errors]]:
+        yield 0, {0: ("refused", "told to")}
+        raise StopError("a receipt cannot be read", "mend it")
+
+    with pytest.raises(StopError, match="cannot be read"):
+        write_rows(run.store, run.record, keys.QUARANTINE, chosen())
+    gc.collect()  # an open file would warn now, and a warning is an error
+    assert not exists(run.store, keys.QUARANTINE)
 
 
 def test_rows_are_kept_in_the_inputs_own_schema_with_their_errors(

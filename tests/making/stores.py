@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from render_farm.farm.messages import Answer, Assignment, Tally, WorkerOptions
 from render_farm.farm.pool import Answered, PoolEvent, Ready
 from render_farm.farm.worker import ShardWorker
 from render_farm.ledger.attempts import AttemptLog
-from render_farm.ledger.record import RunRecord, read_record
+from render_farm.ledger.record import RunRecord, create_record, read_record
 from render_farm.store.base import ObjectInfo, Store
 
 
@@ -72,8 +73,9 @@ def killed_before(call: Call, act: Act) -> Any:
 
 
 def killed_after(call: Call, act: Act) -> Any:
-    """The process ends before the answer comes."""
-    act()
+    """The process ends before the answer comes, whatever it is."""
+    with suppress(StoreError):
+        act()
     raise Killed
 
 
@@ -166,6 +168,8 @@ class FaultyStore:
 class StorePool:
     """Rehearsing workers on one store, in the caller's thread: `poll` finds everything done."""
 
+    separate = False
+
     def __init__(self, store: Store, sampler: Sampler | None = None) -> None:
         self._store = store
         self._sampler = sampler or RehearsalSampler()
@@ -195,6 +199,13 @@ class StorePool:
     def close(self) -> None:
         for worker in list(self._workers):
             self.discard(worker)
+
+
+def submit_on(store: Store, wanted: RunRecord, driver: str = "driver") -> RunRecord:
+    """What `submit` does, from the first write on; returns the record in force."""
+    record = create_record(store, wanted.model_copy(update={"token": token_hex(16)}))
+    drive_on(store, record, driver)
+    return record
 
 
 def drive_on(
