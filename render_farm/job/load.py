@@ -19,7 +19,7 @@ from render_farm.errors import InputError, Problem, shown
 from render_farm.job.spec import JobSpec, PromptsSpec, RequestField
 
 MAX_JOB_FILE_BYTES = 256_000
-"""A negative prompt of the longest kind and much beside it; PyYAML takes two seconds for the worst."""
+"""The longest negative prompt and much beside it; PyYAML takes two seconds for the worst."""
 
 MOST_PROBLEMS = 50
 PIPE_PATIENCE_S = 10

@@ -595,7 +595,7 @@ def test_a_file_too_big_to_be_a_job_file_is_refused_and_one_byte_less_is_not(
     fits = SMALLEST + "#" * (MAX_JOB_FILE_BYTES - len(SMALLEST))
     assert load_text(tmp_path, fits).name == "small"
     (problem,) = file_problems(tmp_path / "job.yaml", fits + "#")
-    assert "100,000 bytes" in problem.allowed
+    assert f"{MAX_JOB_FILE_BYTES:,} bytes" in problem.allowed
     assert problem.fix == "check that this is the job file"
 
 
@@ -609,7 +609,7 @@ def test_a_job_may_come_through_a_pipe_and_an_endless_one_is_refused(tmp_path: P
     writer.join()
     with pytest.raises(InputError) as caught:
         load_job(Path("/dev/zero"))
-    assert "100,000 bytes" in caught.value.problems[0].allowed
+    assert f"{MAX_JOB_FILE_BYTES:,} bytes" in caught.value.problems[0].allowed
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
