@@ -26,6 +26,14 @@ Address = Annotated[
         show_default=False,
     ),
 ]
+AllowOpenCluster = Annotated[
+    bool,
+    typer.Option(
+        "--allow-open-cluster",
+        help="Join a cluster that asks for no token though other machines reach it: everybody who "
+        "does can run code with its nodes' credentials.",
+    ),
+]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Drive in the background and return at once.")
 ]

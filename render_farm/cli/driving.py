@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -44,7 +44,7 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     from render_farm.farm.session import drive_run
     from render_farm.views.status import read_status
 
-    if not where.local and where.address is None:
+    if not where.local and where.address in {None, "local"}:
         # What Ray does for a cluster of our own anyhow; said beforehand, it need not announce it.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     with _shown_progress() as on_progress, _interruptible() as on_driver:
@@ -111,11 +111,16 @@ def _interruptible() -> Iterator[Callable[[Driver], None]]:
             driver.ask_to_stop()
 
     def on_driver(driver: Driver) -> None:
+        # Once more: Ray, which has started meanwhile, takes SIGTERM for a crash.
+        install()
         drivers.append(driver)
         if asked:
             driver.ask_to_stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def install() -> dict[int, Any]:
+        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    before = install()
     try:
         yield on_driver
     finally:

@@ -18,6 +18,7 @@ from render_farm.cli.driving import drive, model_cache
 if TYPE_CHECKING:
     from render_farm.farm.session import FreeKeys, Where
     from render_farm.ledger.record import RunRecord
+    from render_farm.store.base import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
 def submit(
     job: args.Job,
     address: args.Address = None,
+    allow_open_cluster: args.AllowOpenCluster = False,
     local: args.Local = False,
     detach: args.Detach = False,
     overrides: args.Set = None,
@@ -48,15 +50,17 @@ def submit(
         spec = lasting(load_job(job, overrides or ()))
         store, record = open_run(prepare(spec, model_cache()), allow_no_cas=allow_no_cas)
         _warn_of_versions(record, strict=strict_versions)
+        where = _where(local, address, allow_open=allow_open_cluster)
         if detach:
-            _detach(store.uri, record, free_keys(spec), address, local, report)
+            _detach(store, record, where, free_keys(spec), report)
             return
-        drive(store, record, _where(local, address), free_keys(spec), report)
+        drive(store, record, where, free_keys(spec), report)
 
 
 def resume(
     run: args.Run,
     address: args.Address = None,
+    allow_open_cluster: args.AllowOpenCluster = False,
     local: args.Local = False,
     detach: args.Detach = False,
     overrides: args.Set = None,
@@ -77,10 +81,11 @@ def resume(
         refuse_cancelled(store)
         free = free_keys(record.job, tuple(overrides or ()))
         _warn_of_versions(record, strict=strict_versions)
+        where = _where(local, address, allow_open=allow_open_cluster)
         if detach:
-            _detach(store.uri, record, free, address, local, report)
+            _detach(store, record, where, free, report)
             return
-        drive(store, record, _where(local, address), free, report)
+        drive(store, record, where, free, report)
 
 
 def retry(
@@ -95,6 +100,7 @@ def retry(
         ),
     ] = False,
     address: args.Address = None,
+    allow_open_cluster: args.AllowOpenCluster = False,
     local: args.Local = False,
     overrides: args.Set = None,
     as_json: args.Json = False,
@@ -119,13 +125,14 @@ def retry(
         free = free_keys(child.job, tuple(overrides or ()))
         # The parent's store was probed when it was submitted, and this is the same one.
         store, record = open_run(prepare(child.job, model_cache()), allow_no_cas=True)
-        drive(store, record, _where(local, address), free, report)
+        where = _where(local, address, allow_open=allow_open_cluster)
+        drive(store, record, where, free, report)
 
 
-def _where(local: bool, address: str | None) -> Where:
+def _where(local: bool, address: str | None, *, allow_open: bool) -> Where:
     from render_farm.farm.session import Where
 
-    return Where(local=local, address=address, model_cache=model_cache())
+    return Where(local, address, model_cache(), allow_open)
 
 
 def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:
@@ -138,14 +145,19 @@ def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:
         )
 
 
-def _detach(
-    run: str, record: RunRecord, free: FreeKeys, address: str | None, local: bool, report: Report
-) -> None:
+def _detach(store: Store, record: RunRecord, where: Where, free: FreeKeys, report: Report) -> None:
     """Start `resume` in a process of its own that outlives this one, with its log in a file."""
+    from render_farm.farm.session import check_where
+
+    check_where(store, where)
+    run = store.uri
     log = Path(tempfile.gettempdir()) / f"render-farm-{record.token[:12]}.log"
     command = [sys.executable, "-m", "render_farm", "resume", run]
-    command += ["--local"] if local else []
-    command += ["--address", address] if address and not local else []
+    if where.local:
+        command += ["--local"]
+    elif where.address:
+        command += ["--address", where.address]
+        command += ["--allow-open-cluster"] if where.allow_open else []
     for section, values in (("workers", free.workers), ("limits", free.limits)):
         for key, value in values.model_dump().items():
             if (section, key) != ("workers", "batch_size"):

@@ -23,11 +23,15 @@ from render_farm.store.base import Store, exists
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where the workers run: in this process, or on a Ray cluster (None: one of our own)."""
+    """Where the workers run: in this process, or on a Ray cluster (None: one of our own).
+
+    `allow_open` takes a cluster that asks for no token though other machines reach it.
+    """
 
     local: bool
     address: str | None
     model_cache: str
+    allow_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,22 @@ def check_versions(record: RunRecord, *, strict: bool) -> dict[str, tuple[str, s
     return changed
 
 
+def check_where(store: Store, where: Where) -> Where:
+    """Where the workers of a run should be; in this process if there is nothing left to render.
+
+    Raises:
+        InputError: strangers could join that cluster, or there is none.
+    """
+    if where.local or exists(store, keys.MANIFEST):
+        return replace(where, local=True)
+    if where.address is not None and not where.allow_open:
+        # Ray takes a second to import: only those who use it wait for it.
+        from render_farm.farm.cluster import refuse_open_cluster  # noqa: PLC0415
+
+        refuse_open_cluster(where.address)
+    return where
+
+
 def drive_run(
     store: Store,
     record: RunRecord,
@@ -85,10 +105,7 @@ def drive_run(
 
     Raises: as `Driver.drive`, and `InputError` if there is no cluster.
     """
-    if exists(store, keys.MANIFEST):
-        # Nothing is left to render, so no cluster is started to find that out.
-        where = replace(where, local=True)
-    with _pool(where, free.workers) as (pool, count):
+    with _pool(check_where(store, where), free.workers) as (pool, count):
         driver_name = process_name()
         how = DriveOptions(
             workers=count,
@@ -114,7 +131,6 @@ def _pool(where: Where, workers: WorkersSpec) -> Iterator[tuple[Pool, int]]:
     if where.local:
         yield LocalPool(build_pinned), 1
         return
-    # Ray takes a second to import: only those who use it wait for it.
     from render_farm.farm.cluster import connect, disconnect  # noqa: PLC0415
     from render_farm.farm.driver import RayPool  # noqa: PLC0415
 

@@ -57,9 +57,18 @@ def test_a_policy_has_the_shape_of_one(name):
 def test_listing_is_bound_to_prefixes(name):
     for statement in statements(name):
         if "s3:ListBucket" in listed(statement["Action"]):
-            prefixes = statement["Condition"]["StringLike"]["s3:prefix"]
+            (condition,) = statement["Condition"].items()
+            assert condition[0] in {"StringLike", "StringLikeIfExists"}
+            prefixes = condition[1]["s3:prefix"]
             assert prefixes
             assert not {"", "*"} & set(prefixes)
+
+
+@pytest.mark.parametrize("name", ["iam-worker-policy.json", "iam-sweeper-policy.json"])
+def test_a_key_that_is_not_there_may_be_told_from_one_that_is_denied(name):
+    """S3 asks for s3:ListBucket then, and the request for one key has no prefix."""
+    (run,) = [item for item in statements(name) if item["Sid"] == "ListRun"]
+    assert list(run["Condition"]) == ["StringLikeIfExists"]
 
 
 @pytest.mark.parametrize("run", [RUN, RUN + "retries/001/"])
