@@ -10,7 +10,7 @@ CEPH := $(PYTHON) infra/ceph/one_host.py --bucket render-farm --
 CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-s3 demo-s3-inside test check fmt figures clean
+.PHONY: help demo demo-s3 demo-s3-inside test storm check fmt figures clean
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,8 +50,11 @@ demo-s3-inside:
 	@echo; $(FARM) verify s3://render-farm/scenes --replay 8
 	@echo; echo "Look at $(DEMO)/sheet-s3.png. The store was started for this run and ends now."
 
-test: $(READY) ## Run every test (Ceph's packages are needed for some; the others say so)
+test: $(READY) ## Run every test and a small storm (Ceph's packages are needed for some)
 	$(BIN)/python -m pytest
+
+storm: $(READY) ## Ten times the kills of CI: more than a thousand, an hour and a half
+	STORM=10 $(BIN)/python -m pytest tests/storm
 
 check: $(READY) ## Lint, types and the floors of the house
 	$(BIN)/ruff check .

@@ -34,7 +34,8 @@ def validate(
     """Check job file, dataset, columns, model folder and store; renders nothing."""
     set_up_logging(verbose)
     with reporting(as_json) as report:
-        from render_farm.farm.prepare import check_output, prepare
+        from render_farm.farm.opening import check_output
+        from render_farm.farm.prepare import prepare
         from render_farm.job.load import load_job
 
         prepared = prepare(lasting(load_job(job, overrides or ())), model_cache())

@@ -43,7 +43,8 @@ def submit(
     """Validate a job, plan it and render it to the end; the same job again resumes."""
     set_up_logging(verbose)
     with reporting(as_json) as report:
-        from render_farm.farm.prepare import open_run, prepare
+        from render_farm.farm.opening import open_run
+        from render_farm.farm.prepare import prepare
         from render_farm.farm.session import free_keys
         from render_farm.job.load import load_job
 
@@ -109,7 +110,8 @@ def retry(
     """Render the quarantined rows of a run in a child run below it."""
     set_up_logging(verbose)
     with reporting(as_json) as report:
-        from render_farm.farm.prepare import open_run, prepare
+        from render_farm.farm.opening import open_run
+        from render_farm.farm.prepare import prepare
         from render_farm.farm.retry import make_child
         from render_farm.farm.session import free_keys
         from render_farm.ledger.record import read_record

@@ -83,6 +83,7 @@ class RayPool:
         }
         self._avoided: Set[str] = frozenset()
         self._actors: dict[str, Any] = {}
+        self._node_of: dict[str, str] = {}
         self._calls: dict[Any, tuple[str, _Kind]] = {}
 
     def start(self, options: WorkerOptions) -> None:
@@ -102,6 +103,7 @@ class RayPool:
 
     def discard(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
+        self._node_of.pop(worker, None)
         self._calls = {call: owner for call, owner in self._calls.items() if owner[0] != worker}
         if actor is not None:
             ray.kill(actor, no_restart=True)
@@ -130,10 +132,12 @@ class RayPool:
         except RayTaskError as error:
             lost = Lost(worker, str(error.cause or error))
         except RayError as error:
-            lost = Lost(worker, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            lost = Lost(worker, what, with_node=not self._node_lives(worker))
         else:
             match kind:
                 case "where":
+                    self._node_of[worker] = result
                     return Placed(worker, result)
                 case "run":
                     return Answered(worker, result)
@@ -141,6 +145,12 @@ class RayPool:
                     return Ready(worker) if result is None else Refusal(worker, result)
         self.discard(worker)
         return lost
+
+    def _node_lives(self, worker: str) -> bool:
+        """Whether the worker's node is there still, as far as its cluster has noticed."""
+        node = self._node_of.get(worker)
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return node is None or any(each["NodeID"] == node and each["Alive"] for each in nodes)
 
 
 def _load(builder: str) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from render_farm.farm.taking_up import take_up
 from render_farm.farm.watch import Watch
 from render_farm.job.spec import LimitsSpec
 from render_farm.ledger.attempts import (
+    End,
     Failure,
     read_attempts,
     record_failure,
@@ -185,8 +186,8 @@ class Driver:
                 return scheduler.worker_ready(worker)
             case Refusal(worker, error):
                 return self._refused(scheduler, worker, error)
-            case Lost(worker, error):
-                return self._lost(scheduler, worker, error)
+            case Lost(worker, error, with_node):
+                return self._lost(scheduler, worker, error, "unseen" if with_node else "process")
             case Answered(worker, answer):
                 return self._answered(scheduler, worker, answer)
 
@@ -215,7 +216,9 @@ class Driver:
             case RunHalted(_, reason, fix):
                 return [*scheduler.stop(reason, fix), *scheduler.shard_given_back(worker)]
 
-    def _lost(self, scheduler: Scheduler, worker: str, error: str) -> list[Decision]:
+    def _lost(
+        self, scheduler: Scheduler, worker: str, error: str, end: End = "process"
+    ) -> list[Decision]:
         shard = self._crew.gone(worker)
         log.warning("worker lost", extra={"worker": worker, "shard": shard, "error": error})
         if shard is None:
@@ -226,7 +229,7 @@ class Driver:
             error_type="worker_died",
             error=error[:2000],
             at=self._store.now(),
-            end="process",
+            end=end,
         )
         return scheduler.worker_lost(worker, record_failure(self._store, shard, failure))
 

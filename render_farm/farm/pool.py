@@ -46,10 +46,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker's process has ended, or nothing is known of it any more."""
+    """The worker's process has ended, or nothing is known of it any more.
+
+    `with_node` if its whole node went: no row did that.
+    """
 
     worker: str
     error: str
+    with_node: bool = False
 
 
 PoolEvent = Placed | Ready | Refusal | Answered | Lost

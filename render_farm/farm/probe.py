@@ -10,7 +10,8 @@ from itertools import groupby, islice
 from render_farm.engine.sampler import Rendered, Sampler
 from render_farm.errors import InputError, RowError
 from render_farm.farm.models import build_here
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.job.plan import Shard
 from render_farm.job.prompts import ShardReader
 from render_farm.job.request import RenderRequest

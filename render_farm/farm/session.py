@@ -10,8 +10,8 @@ from render_farm.errors import InputError, Problem
 from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
 from render_farm.farm.messages import WorkerOptions
 from render_farm.farm.models import build_pinned
+from render_farm.farm.opening import changed_versions
 from render_farm.farm.pool import LocalPool, Pool
-from render_farm.farm.prepare import changed_versions
 from render_farm.farm.progress import Progress
 from render_farm.farm.worker import process_name
 from render_farm.job.load import override_job
@@ -85,7 +85,7 @@ def check_where(store: Store, where: Where) -> Where:
         return replace(where, local=True)
     if where.address is not None and not where.allow_open:
         # Ray takes a second to import: only those who use it wait for it.
-        from render_farm.farm.cluster import refuse_open_cluster  # noqa: PLC0415
+        from render_farm.farm.open_cluster import refuse_open_cluster  # noqa: PLC0415
 
         refuse_open_cluster(where.address)
     return where

@@ -18,12 +18,14 @@ from render_farm.ledger import keys
 from render_farm.ledger.receipt import LedgerModel
 from render_farm.store.base import Store
 
+End = Literal["error", "process", "unseen"]
+
 
 class Failure(LedgerModel):
     """One attempt that did not end in a receipt. `in_flight` is what it was rendering.
 
     `end` is ``error`` if it was told, ``process`` if a driver saw its process die, ``unseen`` if
-    the driver was gone as well: that is mostly the driver's own end, and seldom a row's fault.
+    the driver or the whole node was gone as well: that is seldom a row's fault.
     """
 
     attempt: str | None
@@ -32,7 +34,7 @@ class Failure(LedgerModel):
     error: str
     at: datetime
     in_flight: tuple[int, ...] = ()
-    end: Literal["error", "process", "unseen"] = "error"
+    end: End = "error"
 
 
 class Current(LedgerModel):
@@ -134,7 +136,7 @@ def record_failure(store: Store, shard: int, failure: Failure) -> AttemptLog:
     current = log.current
     if current is not None and current.worker != failure.worker:
         log = log.taken_up(failure.at)
-    elif current is not None and failure.end == "process":
+    elif current is not None and failure.end != "error":
         failure = failure.model_copy(
             update={"attempt": current.attempt, "in_flight": current.in_flight}
         )

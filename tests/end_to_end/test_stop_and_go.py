@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from tests.end_to_end.farm import PATIENCE_S, Running, farm
 from tests.making.jobs import job_document, write_prompts
+from tests.servers.ray_head import Head
 from tests.set_checker import check_set, folder_blobs
 
 ROWS, SHARD_ROWS = 1200, 10
@@ -116,68 +113,6 @@ def test_a_cancel_from_elsewhere_ends_a_run_within_its_shards_in_hand_and_for_go
     assert (both["ok"], both["rows"]["done"], both["rows"]["cancelled"]) == (True, ROWS, 0)
 
 
-@dataclass(frozen=True)
-class RayHead:
-    """A Ray head on the loopback: where drivers join it, and its job service."""
-
-    address: str
-    jobs: JobSubmissionClient
-
-
-@pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    port, dashboard, agent = _free_ports(3)
-    folder = tmp_path_factory.mktemp("ray-home")
-    environment = {
-        **os.environ,
-        "HOME": str(folder),
-        "PYTHONPATH": str(Path.cwd()),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",
-    }
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *("--node-ip-address", "127.0.0.2", "--port", port, "--num-cpus", "2"),
-            *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
-            *("--dashboard-agent-listen-port", agent),
-            *("--object-store-memory", str(80 << 20), "--disable-usage-stats"),
-        ],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        jobs = _job_service(f"http://127.0.0.1:{dashboard}", process)
-        yield RayHead(f"127.0.0.2:{port}", jobs)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _free_ports(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def _job_service(address: str, head: subprocess.Popen[bytes]) -> JobSubmissionClient:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        assert head.poll() is None, "the head has ended"
-        try:
-            return JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError):
-            assert time.monotonic() < deadline, "no job service"
-            time.sleep(0.2)
-
-
 def _submitted(client: JobSubmissionClient, command: str) -> str:
     """Submit a job; the service answers before the agent is there that runs jobs."""
     deadline = time.monotonic() + PATIENCE_S
@@ -191,26 +126,28 @@ def _submitted(client: JobSubmissionClient, command: str) -> str:
 
 
 @pytest.mark.ray
-def test_stopping_the_ray_job_of_a_driver_drains_its_run(
-    head: RayHead, job: Path, prompts: Path, run: Path
-):
-    command = f"{sys.executable} -m render_farm submit {job} --address {head.address}"
-    number = _submitted(head.jobs, command)
+def test_stopping_the_ray_job_of_a_driver_drains_its_run(job: Path, prompts: Path, run: Path):
+    # Ray kills a job three seconds after it was asked to end, unless it is told to wait.
+    patient = {"RAY_AUTH_MODE": "disabled", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    with Head("127.0.0.2", patient, dashboard=True) as head:
+        jobs = JobSubmissionClient(head.dashboard)
+        command = f"{sys.executable} -m render_farm submit {job} --address {head.address}"
+        number = _submitted(jobs, command)
 
-    def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline, head.jobs.get_job_logs(number)[-4000:]
-            time.sleep(0.05)
+        def until(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while not condition():
+                assert time.monotonic() < deadline, jobs.get_job_logs(number)[-4000:]
+                time.sleep(0.05)
 
-    def ended() -> bool:
-        return head.jobs.get_job_status(number).is_terminal()
+        def ended() -> bool:
+            return jobs.get_job_status(number).is_terminal()
 
-    until(lambda: receipts(run) >= 3 or ended())
-    head.jobs.stop_job(number)
-    until(ended)
-    assert head.jobs.get_job_status(number) == JobStatus.STOPPED
-    assert "stopping after the batches in hand" in head.jobs.get_job_logs(number)
+        until(lambda: receipts(run) >= 3 or ended())
+        jobs.stop_job(number)
+        until(ended)
+        assert jobs.get_job_status(number) == JobStatus.STOPPED
+        assert "stopping after the batches in hand" in jobs.get_job_logs(number)
     stopped = farm("status", run, "--json").json
     assert (stopped["state"], stopped["reason"]) == ("stopped", "stopped as asked")
     assert stopped["rows"]["done"] < ROWS

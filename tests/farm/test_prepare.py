@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from render_farm.errors import InputError
-from render_farm.farm.prepare import Prepared, new_run_record, open_run, prepare
+from render_farm.farm.opening import new_run_record, open_run
+from render_farm.farm.prepare import Prepared, prepare
 from render_farm.job.spec import LoraSpec
 from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord, compare

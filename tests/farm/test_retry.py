@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from render_farm.errors import InputError
+from render_farm.farm.opening import open_run
 from render_farm.farm.pool import LocalPool
-from render_farm.farm.prepare import open_run, prepare
+from render_farm.farm.prepare import prepare
 from render_farm.farm.retry import child_runs, make_child
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run

@@ -10,7 +10,8 @@ import pytest
 
 from render_farm.errors import InputError
 from render_farm.farm.messages import ShardClosed
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run, is_cancelled, refuse_cancelled
 from render_farm.ledger.manifest import write_manifest

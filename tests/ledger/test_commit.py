@@ -10,7 +10,8 @@ import pytest
 
 from render_farm.errors import AccessDenied, StopError, Unavailable, Unknown
 from render_farm.farm.messages import ShardFailed
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.ledger import keys
 from render_farm.ledger.commit import commit, withdraw
 from render_farm.ledger.receipt import Receipt, RowCounts, read_receipt

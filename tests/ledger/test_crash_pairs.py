@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from render_farm.errors import RenderFarmError
-from render_farm.farm.prepare import new_run_record, prepare
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import prepare
 from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord
 from render_farm.ledger.sweep import sweep_run

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from render_farm.errors import InputError, RenderFarmError
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run, is_cancelled
 from render_farm.ledger.lease import Lease

@@ -18,7 +18,8 @@ import pytest
 
 from render_farm.errors import StoreError
 from render_farm.farm.messages import ShardClosed, ShardFailed
-from render_farm.farm.prepare import new_run_record, prepare
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import prepare
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.record import RunRecord, create_record

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.ledger import keys
 from render_farm.ledger.manifest import sum_receipts, write_manifest
 from render_farm.ledger.receipt import iter_receipts, read_receipt

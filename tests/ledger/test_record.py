@@ -10,7 +10,8 @@ from threading import Barrier
 import pytest
 
 from render_farm.errors import InputError
-from render_farm.farm.prepare import Prepared, new_run_record, prepare
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared, prepare
 from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord, compare, create_record, is_free, read_record
 from render_farm.store.memory import MemoryStore
@@ -106,6 +107,7 @@ def test_every_key_of_a_job_is_either_pinned_or_known_to_be_free(record: RunReco
         "limits.attempts",
         "limits.max_quarantined",
         "limits.on_flagged",
+        "limits.stalled_after_s",
         "workers.count",
         "workers.gpus",
         "workers.cpus",

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from render_farm.errors import StopError
-from render_farm.farm.prepare import Prepared, new_run_record
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import Prepared
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.receipt import read_receipt

@@ -10,8 +10,9 @@ from typing import Any
 from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
 from render_farm.farm.messages import WorkerOptions
 from render_farm.farm.models import build_pinned
+from render_farm.farm.opening import open_run
 from render_farm.farm.pool import LocalPool, Pool
-from render_farm.farm.prepare import open_run, prepare
+from render_farm.farm.prepare import prepare
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
 from render_farm.job.spec import JobSpec
 from render_farm.ledger.attempts import Failure

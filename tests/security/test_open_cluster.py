@@ -18,9 +18,9 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply
 
 from render_farm.errors import InputError
-from render_farm.farm.cluster import CLIENT, NODES, refuse_open_cluster
+from render_farm.farm.open_cluster import CLIENT, NODES, refuse_open_cluster
 from tests.cli.conftest import Ended, write_job
-from tests.security.heads import Head
+from tests.servers.ray_head import Head
 
 __all__ = ["write_job"]
 
@@ -146,6 +146,7 @@ def test_a_real_head_that_asks_for_no_token_gets_no_run_unless_told_otherwise(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     job = write_job(rows=4, workers={"count": 1})
     with Head(own_address(), {"RAY_AUTH_MODE": "disabled"}) as head:
+        head.wait_for_client_server()
         for address in (
             head.address,
             f"127.0.0.1:{head.address.split(':')[1]}",
@@ -178,3 +179,17 @@ def test_a_real_head_that_asks_for_no_token_gets_no_run_unless_told_otherwise(
         log.unlink()
         # A run that is complete needs no cluster.
         assert farm("submit", job, "--address", head.address, "--json").code == 0
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_head_on_the_loopback_alone_is_joined_there(
+    farm: Callable[..., Ended], write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    """Ray takes 127.0.0.1 for another address of this machine, and would wait for ever there."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    job = write_job(rows=4, workers={"count": 1})
+    with Head("127.0.0.1", environment) as head:
+        ended = farm("submit", job, "--address", head.address, "--json")
+        assert ended.code == 0, ended.err

@@ -13,7 +13,8 @@ import yaml
 from botocore.exceptions import ClientError
 
 from render_farm.farm.messages import ShardClosed
-from render_farm.farm.prepare import open_run, prepare
+from render_farm.farm.opening import open_run
+from render_farm.farm.prepare import prepare
 from render_farm.job.load import load_job
 from render_farm.ledger.receipt import read_receipt
 from render_farm.ledger.record import RunRecord

@@ -25,10 +25,10 @@ from tests.cli.conftest import Ended
 from tests.end_to_end.farm import Running
 from tests.making.jobs import job_document, write_prompts
 from tests.security.canary import Canary, in_bucket, in_files
-from tests.security.heads import Head
 from tests.security.policies import User
 from tests.security.watching import Watch
 from tests.servers.ceph import CephServer
+from tests.servers.ray_head import Head
 
 pytestmark = [pytest.mark.ceph, pytest.mark.timeout(900)]
 

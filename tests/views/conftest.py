@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from render_farm.farm.prepare import new_run_record, prepare
+from render_farm.farm.opening import new_run_record
+from render_farm.farm.prepare import prepare
 from render_farm.ledger.record import RunRecord, create_record
 from render_farm.output.layout import CONTAINERS
 from render_farm.store.memory import MemoryBucket, MemoryStore

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from render_farm.farm.opening import open_run
 from render_farm.farm.pool import LocalPool
-from render_farm.farm.prepare import open_run, prepare
+from render_farm.farm.prepare import prepare
 from render_farm.farm.retry import make_child
 from render_farm.ledger.cancel import cancel_run
 from render_farm.output.layout import CONTAINERS

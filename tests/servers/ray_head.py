@@ -77,6 +77,18 @@ class Head:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
+    def wait_for_client_server(self) -> None:
+        """Ray Client's server is up some seconds after the head says that it runs."""
+        host, _, port = self.client_address.removeprefix("ray://").rpartition(":")
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.1)
+
     def _stop(self) -> None:
         """End the head and all that it started, which is known by the folder's name."""
         self.process.terminate()

@@ -1,0 +1,77 @@
+"""What a run must be when the storm is over, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from render_farm.cli.main import app
+from tests.set_checker import SetVerdict, bucket_blobs, check_set
+from tests.storm.journal import Journal
+from tests.storm.runs import Run
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended. Rows are counted as often as an attempt took them to render."""
+
+    run: Run
+    verdict: SetVerdict
+    orphans_swept: int
+    again: int
+    allowed: int
+    unexplained: dict[int, int]
+
+
+def command(*arguments: object) -> tuple[int, Any]:
+    """`render-farm … --json` in this process: exit code and answer."""
+    with tempfile.TemporaryFile() as said:
+        kept = os.dup(1)
+        os.dup2(said.fileno(), 1)
+        try:
+            code = app([*map(str, arguments), "--json"], standalone_mode=False)
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+        said.seek(0)
+        return int(code or 0), json.loads(said.read())
+
+
+def check_end(run: Run, journal: Journal, open_at_deaths: Mapping[int, int]) -> End:
+    """Hold a run against its input, with and without the product's own eyes, and sweep it."""
+    won = Counter(a.shard for a in journal.of_run(run.key) if a.won_s is not None)
+    assert won == Counter(range(run.shards)), f"{run.uri}: the store told {won} that they won"
+    verdict = check_set(run.prompts, bucket_blobs(run.bucket, run.name), shard_rows=run.shard_rows)
+    assert verdict.whole, f"{run.uri}: {verdict}\n{_attempts(run, journal)}"
+    code, said = command("verify", run.uri)
+    assert (code, said["ok"]) == (0, True), f"{run.uri}: {said}"
+    assert said["samples"] == verdict.samples, f"{run.uri}: {said}, {verdict}"
+    code, swept = command("sweep", run.uri)
+    assert code == 0, f"{run.uri}: {swept}"
+    code, after = command("verify", run.uri)
+    assert (code, after["orphans"]) == (0, 0), f"{run.uri}: {after}"
+    taken, tries = Counter[int](), Counter[int]()
+    for attempt in journal.of_run(run.key):
+        taken[attempt.shard] += len(attempt.rows)
+        tries[attempt.shard] += 1
+    return End(
+        run=run,
+        verdict=verdict,
+        orphans_swept=said["orphans"],
+        again=taken.total() - run.rows,
+        allowed=sum(open_at_deaths.values()) * run.shard_rows,
+        unexplained={
+            shard: count - 1 - open_at_deaths.get(shard, 0)
+            for shard, count in tries.items()
+            if count - 1 > open_at_deaths.get(shard, 0)
+        },
+    )
+
+
+def _attempts(run: Run, journal: Journal) -> str:
+    return "\n".join(map(str, journal.of_run(run.key)))
