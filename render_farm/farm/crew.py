@@ -33,6 +33,7 @@ class Crew:
         self._started = 0
         self._waiting_for_room: set[str] = set()
         self._in_hand: dict[str, int] = {}
+        self._asked: set[str] = set()
 
     def start_one(self) -> None:
         """Start a worker under a new name."""
@@ -88,13 +89,18 @@ class Crew:
     def end_stalled(self, store: Store) -> dict[str, float]:
         """End the workers that are silent for too long; by name, for how many seconds.
 
-        A new note on the shard in hand is a sign of life. Workers that are no processes of their
-        own cannot be ended.
+        A new note on the shard in hand is a sign of life. Who is silent is ended at the second
+        time of asking: the caller may have been held up itself, and not have heard it yet. Workers
+        that are no processes of their own cannot be ended.
         """
         stalled: dict[str, float] = {}
         if not self._pool.separate:
             return stalled
-        for worker, silent_s in self._watch.silent(time.monotonic()).items():
+        silent = self._watch.silent(time.monotonic())
+        asked_before, self._asked = self._asked, set(silent)
+        for worker, silent_s in silent.items():
+            if worker not in asked_before:
+                continue
             shard = self._in_hand.get(worker)
             noted_s = None if shard is None else noted_ago(store, shard, worker)
             if noted_s is not None and noted_s < silent_s:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,12 @@ from render_farm.views.status import read_status
 from render_farm.views.verify import verify_run
 from tests.making.jobs import make_job, write_prompts
 from tests.making.runs import Run, submit
-from tests.making.samplers import build_crashing_once, build_cued, build_stopping_once
+from tests.making.samplers import (
+    build_crashing_once,
+    build_cued,
+    build_fenced,
+    build_stopping_once,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -100,6 +107,41 @@ def test_a_shard_that_fails_in_one_process_is_done_in_another(
     run = make_run(rows=4, cues={2: "crash"})
     end = run.driver(RayPool(resources, build_crashing_once), workers=1).drive()
     assert end.reason is None
+    assert verify_run(run.store, run.record).ok
+
+
+@pytest.fixture
+def fence() -> Iterator[Path]:
+    """The list of processes of a new control group that may take 1 GB of memory together."""
+    for hierarchy, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup") / hierarchy / f"render-farm-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(1 << 30))
+        except OSError:
+            with suppress(OSError):
+                group.rmdir()
+            continue
+        yield group / "cgroup.procs"
+        deadline = time.monotonic() + 60
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        group.rmdir()
+        return
+    pytest.skip("no control group with a limit of memory can be made here")
+
+
+def test_a_row_for_which_the_kernel_kills_its_worker_is_found_and_quarantined(
+    resources: Resources, make_run: Callable[..., Run], fence: Path, tmp_path: Path
+):
+    """The host's own out-of-memory killer, in a control group with a limit."""
+    (tmp_path / "cgroup").write_text(str(fence))
+    run = make_run(cues={6: "devour"}, limits={"max_quarantined": 0.5})
+    end = run.driver(RayPool(resources, build_fenced), workers=2).drive()
+    assert end.reason is None
+    status = read_status(run.store)
+    assert status.errors_by_type == {"process_ended": 1}
+    assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
     assert verify_run(run.store, run.record).ok
 
 

@@ -71,6 +71,18 @@ def test_losers_of_closed_shards_go_and_everything_else_stays(
     assert verify_run(store, record).findings.unexpected == 1
 
 
+def test_what_a_zombie_uploads_after_a_sweep_is_an_orphan_that_the_next_one_takes(
+    store: Uploads, record: RunRecord
+) -> None:
+    drive_on(store, record)
+    assert sweep_run(store, record.plan.shards).objects == 0
+    store.put("data/000000-0dead.tar", b"12345")
+    verdict = verify_run(store, record)
+    assert (verdict.ok, verdict.orphans) == (True, 1)
+    assert sweep_run(store, record.plan.shards).objects == 1
+    assert verify_run(store, record).orphans == 0
+
+
 def test_an_open_shards_objects_survive_whatever_their_age(prepared: Prepared) -> None:
     now = [datetime(2020, 1, 1, tzinfo=UTC)]
     store = MemoryStore(clock=lambda: now[0])

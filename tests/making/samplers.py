@@ -29,8 +29,9 @@ class CuedSampler:
     """A rehearsal that obeys words in prompts and remembers its batches.
 
     ``refuse`` refuses the sample, ``crash`` raises out of `render`, ``lose-device`` loses the
-    device, ``kill`` ends the process, ``hang`` never comes back. Batches larger than `fits` are out
-    of memory. Pictures of the seeds in `black` are black, those of `white` white.
+    device, ``kill`` ends the process, ``hang`` never comes back, ``devour`` takes 2 GB. Batches
+    larger than `fits` are out of memory. Pictures of the seeds in `black` are black, those of
+    `white` white.
     """
 
     fits: int = 1024
@@ -70,6 +71,8 @@ class CuedSampler:
                 raise DeviceLost("CUDA error: an illegal memory access was encountered")
             if "kill" in request.prompt:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if "devour" in request.prompt:
+                bytearray(2 << 30)
             if "hang" in request.prompt:
                 threading.Event().wait()
             if "refuse" in request.prompt:
@@ -88,6 +91,13 @@ class CuedSampler:
 
 def build_cued(record: RunRecord, options: WorkerOptions) -> Sampler:
     """For actors: obeys the cues."""
+    return CuedSampler()
+
+
+def build_fenced(record: RunRecord, options: WorkerOptions) -> Sampler:
+    """Obeys the cues in the control group whose list of processes ``cgroup`` names."""
+    processes = Path((Path(options.model_cache) / "cgroup").read_text())
+    processes.write_text(str(os.getpid()))
     return CuedSampler()
 
 

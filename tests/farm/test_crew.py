@@ -1,0 +1,95 @@
+"""The books on the workers: who is ended for its silence."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from render_farm.farm.crew import Crew
+from render_farm.farm.messages import Assignment, Tally, WorkerOptions
+from render_farm.farm.watch import Watch
+from render_farm.ledger.attempts import AttemptLog, Current, write_attempts
+from render_farm.store.memory import MemoryStore
+
+SHARD = 7
+
+
+class Pool:
+    """Remembers whom it was told to end."""
+
+    def __init__(self, *, separate: bool = True) -> None:
+        self.separate = separate
+        self.started: list[str] = []
+        self.ended: list[str] = []
+
+    def start(self, options: WorkerOptions) -> None:
+        self.started.append(options.worker)
+
+    def assign(self, worker: str, assignment: Assignment) -> None: ...
+
+    def discard(self, worker: str) -> None:
+        self.ended.append(worker)
+
+    def avoid(self, nodes: frozenset[str]) -> None: ...
+
+
+def crew_with_a_shard(pool: Pool, stalled_after_s: float = 0.0) -> Crew:
+    options = WorkerOptions("memory://x", "t", "d", 1, 0.05, "keep", "/nonexistent")
+    crew = Crew(pool, options, Watch(stalled_after_s), lambda shard: 10)
+    crew.start_one()
+    crew.is_ready("d-1")
+    crew.assign("d-1", Assignment(SHARD, AttemptLog(shard=SHARD), Tally()))
+    time.sleep(0.01)
+    return crew
+
+
+def note(store: MemoryStore, worker: str) -> None:
+    current = Current(attempt="a", worker=worker, started_at=datetime.now(UTC), in_flight=(1,))
+    write_attempts(store, AttemptLog(shard=SHARD, current=current))
+
+
+def test_a_worker_that_says_nothing_is_ended_when_it_is_found_silent_again():
+    pool, store = Pool(), MemoryStore()
+    crew = crew_with_a_shard(pool)
+    assert crew.end_stalled(store) == {}
+    assert crew.end_stalled(store).keys() == {"d-1"}
+    assert pool.ended == ["d-1"]
+
+
+def test_one_whose_answer_was_waiting_while_the_driver_was_held_up_lives():
+    pool, store = Pool(), MemoryStore()
+    crew = crew_with_a_shard(pool)
+    crew.end_stalled(store)
+    crew.answered("d-1", closed=True)
+    assert crew.end_stalled(store) == {}
+    assert crew.end_stalled(store) == {}
+
+
+@pytest.mark.parametrize(("noted_by", "lives"), [("d-1", True), ("another", False)])
+def test_a_new_note_of_its_own_on_its_shard_is_a_sign_of_life(noted_by: str, lives: bool):
+    pool, store = Pool(), MemoryStore()
+    crew = crew_with_a_shard(pool, stalled_after_s=0.2)
+    time.sleep(0.3)
+    note(store, noted_by)
+    crew.end_stalled(store)
+    assert (crew.end_stalled(store) == {}) == lives
+
+
+def test_a_worker_of_this_process_cannot_be_ended():
+    pool, store = Pool(separate=False), MemoryStore()
+    crew = crew_with_a_shard(pool)
+    assert [crew.end_stalled(store) for _ in range(3)] == [{}] * 3
+    assert pool.ended == []
+
+
+def test_workers_that_wait_for_room_are_started_anew_where_nodes_are_left_out():
+    pool = Pool()
+    crew = crew_with_a_shard(pool)
+    crew.start_one()
+    crew.start_one()
+    crew.placed("d-3")
+    crew.avoid(frozenset({"sick"}))
+    assert pool.started == ["d-1", "d-2", "d-3", "d-4"]
+    assert pool.ended == ["d-2"]
