@@ -18,9 +18,9 @@ def keep_token_private(environment: MutableMapping[str, str]) -> None:
     """See to it that Ray finds a token, in ``~/.ray/auth_token`` with mode 0600.
 
     Ray would write one that everybody on the machine can read. A token that is there is kept, and
-    closed to others. Where the home folder is missing or cannot be written, `environment` gets a
-    token that ends with this process and those it starts. A token that the user has given by
-    ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` is left alone.
+    closed to others. Where the home folder is missing or cannot be written, or the token there is
+    somebody else's, `environment` gets one that ends with this process and those it starts. A token
+    that the user has given by ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` is left alone.
     """
     if environment.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
@@ -42,7 +42,9 @@ def _keep_in(path: Path) -> None:
     if not path.exists():
         _create(path)
     found = path.stat()
-    if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+    if found.st_uid != os.geteuid():
+        raise PermissionError(f"{path} belongs to somebody else")
+    if found.st_mode & OTHERS:
         path.chmod(0o600)
         log.warning(
             "Ray's token could be read by others on this machine, and cannot be any more; "

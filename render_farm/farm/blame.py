@@ -55,10 +55,13 @@ class Blame:
         """Whether the worker's node is left out."""
         return self._node_of.get(worker) in self.left_out
 
-    def take_back(self) -> None:
-        """Forgive all nodes: there is no other."""
+    def take_back(self) -> bool:
+        """Forgive all nodes if no worker is on another one; whether there was one to forgive."""
+        if not self.left_out or set(self._node_of.values()) - self.left_out:
+            return False
         self.left_out.clear()
         self._of_node.clear()
+        return True
 
     def against_worker(self, worker: str) -> bool:
         """Hold a failed shard against a worker; whether it is to be replaced."""

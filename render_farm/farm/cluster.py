@@ -53,16 +53,24 @@ def connect(address: str | None, workers: WorkersSpec) -> Resources:
 
 def _start(cpus: int) -> None:
     keep_token_private(os.environ)
-    with _kept_to_loopback():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-        )
+    try:
+        with _kept_to_loopback():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+            )
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise InputError.of(
+            "--address",
+            f"none, and Ray does not start here ({str(error).partition(chr(10))[0]})",
+            "a machine on which Ray starts, or the address of a cluster",
+            "see to what it says; or render in this process with --local",
+        ) from error
 
 
 @contextmanager
@@ -117,7 +125,7 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         try:
-            socket.create_connection((host, int(port)), timeout=REACH_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
         except (OSError, ValueError) as error:
             raise no_cluster(address, error) from error
 

@@ -33,7 +33,6 @@ class Crew:
         self._started = 0
         self._waiting_for_room: set[str] = set()
         self._in_hand: dict[str, int] = {}
-        self._asked: set[str] = set()
 
     def start_one(self) -> None:
         """Start a worker under a new name."""
@@ -59,10 +58,10 @@ class Crew:
         self._watch.renders(worker, self._rows_of(assignment.shard), time.monotonic())
         self._pool.assign(worker, assignment)
 
-    def answered(self, worker: str, *, closed: bool) -> None:
-        """A worker has nothing in hand any more; if `closed`, its pace says what is usual."""
+    def answered(self, worker: str, *, rendered: bool) -> None:
+        """A worker has nothing in hand any more; if it `rendered`, its pace says what is usual."""
         self._in_hand.pop(worker, None)
-        if closed:
+        if rendered:
             self._watch.closed(worker, time.monotonic())
         self._watch.rests(worker)
 
@@ -81,31 +80,27 @@ class Crew:
 
     def avoid(self, nodes: frozenset[str]) -> None:
         """Start workers elsewhere from now on, those too that wait for room."""
-        log.warning("nodes are left out", extra={"nodes": sorted(nodes)})
+        what = "nodes are left out" if nodes else "no worker is elsewhere: nodes are tried again"
+        log.warning(what, extra={"nodes": sorted(nodes)})
         self._pool.avoid(nodes)
         for worker in sorted(self._waiting_for_room):
             self.replace(worker)
 
-    def end_stalled(self, store: Store) -> dict[str, float]:
-        """End the workers that are silent for too long; by name, for how many seconds.
+    def end_stalled(self, store: Store, heard_s: float) -> dict[str, float]:
+        """End the workers that were silent for too long at `heard_s`; the seconds by name.
 
-        A new note on the shard in hand is a sign of life. Who is silent is ended at the second
-        time of asking: the caller may have been held up itself, and not have heard it yet. Workers
-        that are no processes of their own cannot be ended.
+        `heard_s` is when the caller last listened: what lies in wait since then is not silence. A
+        new note on the shard in hand is a sign of life. Workers that are no processes of their own
+        cannot be ended.
         """
-        stalled: dict[str, float] = {}
         if not self._pool.separate:
-            return stalled
-        silent = self._watch.silent(time.monotonic())
-        asked_before, self._asked = self._asked, set(silent)
-        for worker, silent_s in silent.items():
-            if worker not in asked_before:
-                continue
+            return {}
+        for worker in self._watch.silent(heard_s):
             shard = self._in_hand.get(worker)
             noted_s = None if shard is None else noted_ago(store, shard, worker)
-            if noted_s is not None and noted_s < silent_s:
+            if noted_s is not None:
                 self._watch.seen(worker, time.monotonic() - noted_s)
-            else:
-                self._pool.discard(worker)
-                stalled[worker] = silent_s
+        stalled = self._watch.silent(heard_s)
+        for worker in stalled:
+            self._pool.discard(worker)
         return stalled

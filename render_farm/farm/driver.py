@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from typing import Any, Literal
 
 import ray
@@ -111,14 +111,16 @@ class RayPool:
     def avoid(self, nodes: Set[str]) -> None:
         self._avoided = nodes
 
-    def poll(self, timeout_s: float) -> list[PoolEvent]:
+    def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
         if not self._calls:
             time.sleep(timeout_s)
-            return []
+            return
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
         if done and len(self._calls) > 1:
             done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        return [self._event(call) for call in done if call in self._calls]
+        for call in done:
+            if call in self._calls:  # handling one event may discard the worker of another
+                yield self._event(call)
 
     def close(self) -> None:
         for worker in list(self._actors):
@@ -130,7 +132,8 @@ class RayPool:
         try:
             result = ray.get(call)
         except RayTaskError as error:
-            lost = Lost(worker, str(error.cause or error))
+            cause = error.cause or error
+            lost = Lost(worker, f"{type(cause).__name__}: {cause}")
         except RayError as error:
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             lost = Lost(worker, what, with_node=not self._node_lives(worker))

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from render_farm.errors import InputError, ModelError, StopError, StoreError
+from render_farm.errors import InputError, ModelError, StoreError, Unavailable
+from render_farm.farm.concluding import conclude
 from render_farm.farm.crew import Crew
 from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
 from render_farm.farm.messages import (
@@ -34,8 +35,6 @@ from render_farm.ledger.attempts import (
 )
 from render_farm.ledger.cancel import is_cancelled
 from render_farm.ledger.lease import Lease
-from render_farm.ledger.manifest import write_manifest
-from render_farm.ledger.quarantine import write_quarantine
 from render_farm.ledger.record import RunRecord
 from render_farm.store.base import Store
 
@@ -124,22 +123,8 @@ class Driver:
             self._loop(scheduler, lease, run.open_shards)
         finally:
             self._pool.close()
-        if scheduler.given_up:
-            count = len(scheduler.given_up)
-            scheduler.stop(
-                f"{count} shards used their attempts; the last error: {scheduler.last_error}",
-                "status shows their errors; resume tries them again.",
-            )
-        write_manifest(self._store, self._record)
-        self._write_quarantine()
+        conclude(self._store, self._record, scheduler)
         return scheduler.stopped
-
-    def _write_quarantine(self) -> None:
-        """The file is for convenience; a run does not end otherwise because it cannot be made."""
-        try:
-            write_quarantine(self._store, self._record)
-        except (InputError, StopError) as error:
-            log.warning("no quarantine.parquet", extra={"error": str(error)})
 
     def _loop(self, scheduler: Scheduler, lease: Lease, open_shards: int) -> None:
         self._carry_out(scheduler, scheduler.start())
@@ -149,10 +134,11 @@ class Driver:
         next_housekeeping = time.monotonic() + HOUSEKEEPING_S
         self._show()
         while not scheduler.finished:
+            heard_s = time.monotonic()
             for event in self._pool.poll(POLL_S):
                 self._carry_out(scheduler, self._handle(scheduler, event))
             if time.monotonic() >= next_housekeeping:
-                self._carry_out(scheduler, self._housekeeping(scheduler, lease))
+                self._carry_out(scheduler, self._housekeeping(scheduler, lease, heard_s))
                 next_housekeeping = time.monotonic() + HOUSEKEEPING_S
             if self._asked_to_stop.is_set():
                 self._carry_out(scheduler, scheduler.stop("stopped as asked", "resume goes on."))
@@ -162,16 +148,19 @@ class Driver:
         self._progress = self._progress.with_workers(len(self._crew.ready), time.monotonic())
         self._on_progress(self._progress)
 
-    def _housekeeping(self, scheduler: Scheduler, lease: Lease) -> list[Decision]:
+    def _housekeeping(self, scheduler: Scheduler, lease: Lease, heard_s: float) -> list[Decision]:
+        decisions: list[Decision] = []
         if lease.superseded():
-            return scheduler.stop(
+            decisions += scheduler.stop(
                 "another driver has taken the run over", "Follow it with render-farm status."
             )
-        lease.beat()
-        if is_cancelled(self._store):
-            return scheduler.stop("the run was cancelled", "retry --cancelled renders those rows.")
-        decisions: list[Decision] = []
-        for worker, silent_s in self._crew.end_stalled(self._store).items():
+        else:
+            lease.beat()
+            if is_cancelled(self._store):
+                decisions += scheduler.stop(
+                    "the run was cancelled", "retry --cancelled renders those rows."
+                )
+        for worker, silent_s in self._crew.end_stalled(self._store, heard_s).items():
             decisions += self._lost(scheduler, worker, f"no sign of life for {silent_s:.0f} s")
         return decisions
 
@@ -192,8 +181,12 @@ class Driver:
                 return self._answered(scheduler, worker, answer)
 
     def _refused(self, scheduler: Scheduler, worker: str, error: Exception) -> list[Decision]:
-        """A worker that cannot start: before the first shard the user's to mend."""
-        if not isinstance(error, InputError | ModelError | StoreError):
+        """A worker that cannot start: before the first shard the user's to mend.
+
+        Whether a store that does not answer one worker answers nobody the driver finds out.
+        """
+        told = isinstance(error, InputError | ModelError | StoreError)
+        if not told or isinstance(error, Unavailable):
             return self._lost(scheduler, worker, str(error))
         if self._progress.decided_here:
             self._crew.gone(worker)
@@ -203,7 +196,8 @@ class Driver:
         raise error
 
     def _answered(self, scheduler: Scheduler, worker: str, answer: Answer) -> list[Decision]:
-        self._crew.answered(worker, closed=isinstance(answer, ShardClosed))
+        rendered = isinstance(answer, ShardClosed) and answer.samples_rendered > 0
+        self._crew.answered(worker, rendered=rendered)
         match answer:
             case ShardClosed(receipt):
                 self._progress = self._progress.closed(receipt, answer.samples_rendered)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,7 +30,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The worker cannot start, for a reason that another start would not change."""
+    """The worker cannot start, and knows why."""
 
     worker: str
     error: RenderFarmError
@@ -90,8 +90,11 @@ class Pool(Protocol):
         """Start no workers on these nodes from now on."""
         ...
 
-    def poll(self, timeout_s: float) -> list[PoolEvent]:
-        """What happened since the last call; waits for the first event at most `timeout_s`."""
+    def poll(self, timeout_s: float) -> Iterable[PoolEvent]:
+        """What happened since the last call; waits for the first event at most `timeout_s`.
+
+        Never of a worker that was discarded, be it while the events before were handled.
+        """
         ...
 
     def close(self) -> None:

@@ -23,7 +23,8 @@ class Scheduler:
     """Decides for one invocation of the driver.
 
     `shards` yields the open ones in order, `logs` what earlier invocations left of some of them.
-    Attempts are counted anew; suspects are not forgotten.
+    Attempts are counted anew; suspects are not forgotten. `last_error` is what the last shard that
+    was given up failed with.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Scheduler:
         self.tally = tally
         self.stopped: Stop | None = None
         self.given_up: set[int] = set()
+        self.last_error = ""
         self._fresh = shards
         self._next: int | None = next(shards, None)
         self._logs = dict(logs)
@@ -50,11 +52,6 @@ class Scheduler:
         self._idle: list[str] = []
         self._running: dict[str, int] = {}
         self._blame = Blame(workers, attempts)
-
-    @property
-    def last_error(self) -> str:
-        """What a shard that was given up failed with last."""
-        return next((": ".join(_last_error(self._logs[s])) for s in self.given_up), "")
 
     @property
     def finished(self) -> bool:
@@ -80,20 +77,27 @@ class Scheduler:
         if worker in self._idle:
             self._idle.remove(worker)
         decisions: list[Decision] = []
+        convicted = False
         if shard is not None and log is not None:
-            decisions += self._failed(shard, worker, log)
-        if reason := self._blame.lost():
-            decisions += self.stop(*reason)
-        what = worker if shard is None else f"shard {shard}"
-        decisions += self._without_node(self._blame.against_node(worker, what))
+            convicted = self._convicts(shard, log)
+            decisions += self._failed(shard, worker, log, convicted=convicted)
+        if not convicted:  # else it was a row's doing
+            if reason := self._blame.lost():
+                decisions += self.stop(*reason)
+            what = worker if shard is None else f"shard {shard}"
+            decisions += self._without_node(self._blame.against_node(worker, what))
         return decisions + self._replace_lost(worker) + self._decide()
 
     def worker_refused(self, worker: str, reason: str) -> list[Decision]:
         """A worker cannot start where it is: its node is left out, unless there is no other."""
+        if self._blame.is_left_out(worker):  # it began before its node was left out
+            return self._replace_lost(worker) + self._decide()
         node = self._blame.refused(worker)
         decisions = self._without_node(node)
         if node is None:
-            decisions += self.stop(f"{worker} cannot start: {reason}", "Then resume.")
+            decisions += self.stop(
+                f"{worker} cannot start: {reason}", "See to its node; then resume."
+            )
         return decisions + self._replace_lost(worker) + self._decide()
 
     def shard_closed(self, worker: str, receipt: Receipt) -> list[Decision]:
@@ -101,10 +105,7 @@ class Scheduler:
         self._release(worker)
         self._blame.forgive(worker)
         self.tally = self.tally.plus(receipt)
-        self._failed_by.pop(receipt.shard, None)
-        self._failed_on.pop(receipt.shard, None)
-        self._attempts_used.pop(receipt.shard, None)
-        self._logs.pop(receipt.shard, None)
+        self._forget(receipt.shard)
         return self._stop_if_over_limit() + self._dismiss([worker]) + self._decide()
 
     def shard_failed(self, worker: str, shard: int, log: AttemptLog) -> list[Decision]:
@@ -115,7 +116,7 @@ class Scheduler:
         a shard, the run stops.
         """
         self._release(worker)
-        decisions = self._failed(shard, worker, log)
+        decisions = self._failed(shard, worker, log, convicted=False)
         if log.failures and (reason := self._blame.alike(*_last_error(log))):
             decisions += self.stop(*reason)
         decisions += self._without_node(self._blame.against_node(worker, f"shard {shard}"))
@@ -139,9 +140,19 @@ class Scheduler:
         del self._running[worker]
         self._idle.append(worker)
 
-    def _failed(self, shard: int, worker: str, log: AttemptLog) -> list[Decision]:
+    def _forget(self, shard: int) -> None:
+        """Nothing is kept of a shard that will not be tried again: memory must not grow."""
+        for kept in (self._failed_by, self._failed_on, self._attempts_used, self._logs):
+            kept.pop(shard, None)
+
+    def _convicts(self, shard: int, log: AttemptLog) -> bool:
+        """Whether the last failure in a shard's log convicts a row that was none before."""
         before = self._logs.get(shard, AttemptLog(shard=shard))
-        convicted = len(log.condemned()) > len(before.condemned())
+        return len(log.condemned()) > len(before.condemned())
+
+    def _failed(
+        self, shard: int, worker: str, log: AttemptLog, *, convicted: bool
+    ) -> list[Decision]:
         self._logs[shard] = log
         self._failed_by.setdefault(shard, set()).add(worker)
         self._failed_on.setdefault(shard, set()).add(self._blame.node_of(worker))
@@ -149,6 +160,8 @@ class Scheduler:
         self._attempts_used[shard] = used
         if used >= self._attempts:
             self.given_up.add(shard)
+            self.last_error = ": ".join(_last_error(log))
+            self._forget(shard)
             return [GiveUp(shard)]
         self._retries.append(shard)
         return []
@@ -172,13 +185,16 @@ class Scheduler:
     def _replace_lost(self, worker: str) -> list[Decision]:
         """Start another in place of a worker that is no more, on any node if none is at work."""
         self._blame.gone(worker)
-        decisions: list[Decision] = []
-        if self._blame.left_out and not self._idle and not self._running:
-            self._blame.take_back()
-            decisions.append(Avoid(frozenset()))
+        decisions = self._on_any_node()
         if self.stopped is None and self._left():
             decisions.append(Replace(worker))
         return decisions
+
+    def _on_any_node(self) -> list[Decision]:
+        """Forgive the nodes that are left out if no worker is anywhere else."""
+        if self.stopped is None and self._left() and self._blame.take_back():
+            return [Avoid(frozenset())]
+        return []
 
     def _stop_if_over_limit(self) -> list[Decision]:
         reason = over_limit(self.tally, self._max_quarantined)
@@ -199,7 +215,7 @@ class Scheduler:
                 self._running[worker] = shard
                 log = self._logs.get(shard, AttemptLog(shard=shard))
                 decisions.append(Assign(worker, Assignment(shard, log, self.tally)))
-        return decisions + self._refresh()
+        return decisions + self._refresh() + self._on_any_node()
 
     def _take(self, worker: str) -> int | None:
         """A shard that failed on other nodes, a fresh one, or one that failed on this node, too."""

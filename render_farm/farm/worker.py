@@ -98,7 +98,7 @@ class ShardWorker:
         except Drained:
             return ShardGivenBack(assignment.shard)
         except (InputError, ModelError) as error:
-            return RunHalted(assignment.shard, str(error), "Then resume.")
+            return RunHalted(assignment.shard, str(error), "Mend that; then resume.")
         except StopError as error:
             return RunHalted(assignment.shard, error.reason, error.fix)
         except Exception as error:  # noqa: BLE001 - the shard's seam: becomes a retry

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import BinaryIO
 
 from render_farm.errors import Damaged
 from render_farm.store.base import Store
-from render_farm.store.patience import patiently
 
-PATIENCE_S = 120.0
+logger = logging.getLogger(__name__)
+
+TRIES = 5
+"""Tries and not time: a large object takes minutes, and each transfer is patient by itself."""
 _BLOCK_BYTES = 4 * 1024 * 1024
 
 
@@ -33,10 +36,10 @@ def copy_digested(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:
         into.flush()
         return size, digest.hexdigest()
 
-    return patiently(
-        copy,
-        patience_s=PATIENCE_S,
-        is_transient=lambda error: isinstance(error, Damaged),
-        operation="copy",
-        key=key,
-    )
+    for _ in range(TRIES - 1):
+        try:
+            return copy()
+        except Damaged as error:
+            fields = {"key": key, "error": repr(error)}
+            logger.warning("it arrived damaged, copying it again", extra=fields)
+    return copy()

@@ -48,7 +48,7 @@ class Listing:
                 return
             after = {
                 "KeyMarker": page["NextKeyMarker"],
-                "UploadIdMarker": page["NextUploadIdMarker"],
+                "UploadIdMarker": page.get("NextUploadIdMarker", ""),
             }
 
     def _objects_after(self, after: dict[str, Any]) -> Mapping[str, Any]:
@@ -70,4 +70,6 @@ def _whole(page: Page) -> Page:
     """The page, if it has its end: botocore takes an answer without a body for an empty one."""
     if "IsTruncated" not in page:
         raise ResponseParserError("the answer does not say whether the listing goes on")
+    if page["IsTruncated"] and not page.keys() & {"NextContinuationToken", "NextKeyMarker"}:
+        raise ResponseParserError("the answer does not say where the listing goes on")
     return page

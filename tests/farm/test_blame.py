@@ -76,10 +76,13 @@ def test_of_a_worker_that_nobody_placed_no_node_can_be_blamed():
     assert not any(b.against_node("a", f"shard {shard}") for shard in range(9))
 
 
-def test_taking_back_forgives_every_node():
-    b = blame(a="one", b="two")
+def test_nodes_are_taken_back_when_no_worker_is_on_another():
+    b = blame(a="one", a2="one", b="two")
     for shard in range(3):
         b.against_node("a", f"shard {shard}")
-    b.take_back()
+    assert not b.take_back()  # b works elsewhere
+    b.gone("b")
+    assert b.take_back()
     assert b.left_out == set()
+    assert not b.take_back()
     assert b.against_node("a", "shard 9") is None

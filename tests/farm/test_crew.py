@@ -9,7 +9,7 @@ import pytest
 
 from render_farm.farm.crew import Crew
 from render_farm.farm.messages import Assignment, Tally, WorkerOptions
-from render_farm.farm.watch import Watch
+from render_farm.farm.watch import FIRST_S, FLOOR_S, Watch
 from render_farm.ledger.attempts import AttemptLog, Current, write_attempts
 from render_farm.store.memory import MemoryStore
 
@@ -35,9 +35,9 @@ class Pool:
     def avoid(self, nodes: frozenset[str]) -> None: ...
 
 
-def crew_with_a_shard(pool: Pool, stalled_after_s: float = 0.0) -> Crew:
+def crew_with_a_shard(pool: Pool, stalled_after_s: float = 0.0, watch: Watch | None = None) -> Crew:
     options = WorkerOptions("memory://x", "t", "d", 1, 0.05, "keep", "/nonexistent")
-    crew = Crew(pool, options, Watch(stalled_after_s), lambda shard: 10)
+    crew = Crew(pool, options, watch or Watch(stalled_after_s), lambda shard: 10)
     crew.start_one()
     crew.is_ready("d-1")
     crew.assign("d-1", Assignment(SHARD, AttemptLog(shard=SHARD), Tally()))
@@ -50,21 +50,27 @@ def note(store: MemoryStore, worker: str) -> None:
     write_attempts(store, AttemptLog(shard=SHARD, current=current))
 
 
-def test_a_worker_that_says_nothing_is_ended_when_it_is_found_silent_again():
+def test_a_worker_that_says_nothing_is_ended():
     pool, store = Pool(), MemoryStore()
     crew = crew_with_a_shard(pool)
-    assert crew.end_stalled(store) == {}
-    assert crew.end_stalled(store).keys() == {"d-1"}
+    assert crew.end_stalled(store, time.monotonic()).keys() == {"d-1"}
     assert pool.ended == ["d-1"]
 
 
-def test_one_whose_answer_was_waiting_while_the_driver_was_held_up_lives():
+def test_what_came_while_the_driver_was_held_up_is_no_silence():
     pool, store = Pool(), MemoryStore()
-    crew = crew_with_a_shard(pool)
-    crew.end_stalled(store)
-    crew.answered("d-1", closed=True)
-    assert crew.end_stalled(store) == {}
-    assert crew.end_stalled(store) == {}
+    crew = crew_with_a_shard(pool, stalled_after_s=10.0)
+    listened_s = time.monotonic()
+    assert crew.end_stalled(store, listened_s) == {}
+    assert crew.end_stalled(store, listened_s + 11.0).keys() == {"d-1"}
+
+
+@pytest.mark.parametrize(("rendered", "limit_s"), [(True, FLOOR_S), (False, FIRST_S)])
+def test_only_a_shard_that_was_rendered_teaches_how_long_one_takes(rendered: bool, limit_s: float):
+    watch = Watch(None)
+    crew = crew_with_a_shard(Pool(), watch=watch)
+    crew.answered("d-1", rendered=rendered)
+    assert watch.limit_s(10) == limit_s
 
 
 @pytest.mark.parametrize(("noted_by", "lives"), [("d-1", True), ("another", False)])
@@ -73,14 +79,13 @@ def test_a_new_note_of_its_own_on_its_shard_is_a_sign_of_life(noted_by: str, liv
     crew = crew_with_a_shard(pool, stalled_after_s=0.2)
     time.sleep(0.3)
     note(store, noted_by)
-    crew.end_stalled(store)
-    assert (crew.end_stalled(store) == {}) == lives
+    assert (crew.end_stalled(store, time.monotonic()) == {}) == lives
 
 
 def test_a_worker_of_this_process_cannot_be_ended():
     pool, store = Pool(separate=False), MemoryStore()
     crew = crew_with_a_shard(pool)
-    assert [crew.end_stalled(store) for _ in range(3)] == [{}] * 3
+    assert crew.end_stalled(store, time.monotonic() + 1e6) == {}
     assert pool.ended == []
 
 

@@ -17,6 +17,7 @@ from render_farm.errors import InputError
 from render_farm.farm import loop
 from render_farm.farm.cluster import Resources, connect, disconnect, size_workers
 from render_farm.farm.driver import RayPool
+from render_farm.farm.loop import DriveEnd
 from render_farm.farm.messages import ShardClosed
 from render_farm.farm.pool import Answered, PoolEvent
 from render_farm.farm.worker import SamplerBuilder
@@ -69,13 +70,12 @@ class CountingPool(RayPool):
         self.assigned += 1
         super().assign(worker, assignment)
 
-    def poll(self, timeout_s: float) -> list[PoolEvent]:
-        events = super().poll(timeout_s)
-        for event in events:
+    def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
+        for event in super().poll(timeout_s):
             if isinstance(event, Answered):
                 assert isinstance(event.answer, ShardClosed)
                 self.answers.append(len(pickle.dumps(event.answer)))
-        return events
+            yield event
 
 
 def test_two_messages_a_shard_and_none_with_pixels(
@@ -89,16 +89,20 @@ def test_two_messages_a_shard_and_none_with_pixels(
     assert verify_run(run.store, run.record).ok
 
 
-def test_a_row_that_kills_its_process_is_found_and_quarantined(
-    resources: Resources, make_run: Callable[..., Run]
-):
-    run = make_run(cues={6: "kill"}, limits={"max_quarantined": 0.5})
-    end = run.driver(RayPool(resources, build_cued), workers=2).drive()
+def assert_one_row_was_quarantined(run: Run, end: DriveEnd) -> None:
     assert end.reason is None
     status = read_status(run.store)
     assert status.errors_by_type == {"process_ended": 1}
     assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
     assert verify_run(run.store, run.record).ok
+
+
+def test_a_row_that_kills_its_process_is_found_and_quarantined(
+    resources: Resources, make_run: Callable[..., Run]
+):
+    run = make_run(cues={6: "kill"}, limits={"max_quarantined": 0.5})
+    end = run.driver(RayPool(resources, build_cued), workers=2).drive()
+    assert_one_row_was_quarantined(run, end)
 
 
 def test_a_shard_that_fails_in_one_process_is_done_in_another(
@@ -138,11 +142,7 @@ def test_a_row_for_which_the_kernel_kills_its_worker_is_found_and_quarantined(
     (tmp_path / "cgroup").write_text(str(fence))
     run = make_run(cues={6: "devour"}, limits={"max_quarantined": 0.5})
     end = run.driver(RayPool(resources, build_fenced), workers=2).drive()
-    assert end.reason is None
-    status = read_status(run.store)
-    assert status.errors_by_type == {"process_ended": 1}
-    assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
-    assert verify_run(run.store, run.record).ok
+    assert_one_row_was_quarantined(run, end)
 
 
 def test_a_row_that_hangs_its_worker_is_found_and_quarantined(
@@ -151,11 +151,7 @@ def test_a_row_that_hangs_its_worker_is_found_and_quarantined(
     monkeypatch.setattr(loop, "HOUSEKEEPING_S", 0.5)
     run = make_run(cues={6: "hang"}, limits={"max_quarantined": 0.5, "stalled_after_s": 2})
     end = run.driver(RayPool(resources, build_cued), workers=2).drive()
-    assert end.reason is None
-    status = read_status(run.store)
-    assert status.errors_by_type == {"process_ended": 1}
-    assert (status.rows["done"], status.rows["quarantined"]) == (23, 1)
-    assert verify_run(run.store, run.record).ok
+    assert_one_row_was_quarantined(run, end)
 
 
 def test_a_worker_whose_process_is_stopped_is_ended_and_its_shard_done_by_another(

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from render_farm.engine.sampler import Sampler
-from render_farm.errors import InputError, ModelError
+from render_farm.errors import InputError, ModelError, Unavailable
 from render_farm.farm import loop
 from render_farm.farm.messages import WorkerOptions
-from render_farm.farm.pool import Answered, LocalPool, PoolEvent, Refusal
+from render_farm.farm.pool import Answered, LocalPool, Lost, PoolEvent, Ready, Refusal
 from render_farm.farm.progress import Progress
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
@@ -109,7 +109,7 @@ def test_a_shard_that_always_crashes_is_failed_and_the_others_go_on(
     run = make_run(cues={5: "crash"})
     end = run.drive(cued())
     assert end.reason is not None
-    assert "1 shards used their attempts" in end.reason
+    assert "shards that used their attempts: 1" in end.reason
     assert "crashed on row 5" in end.reason
     status = read_status(run.store)
     assert status.state == "stopped"
@@ -252,3 +252,82 @@ def test_a_node_without_the_model_stops_a_run_that_has_begun(make_run: Callable[
     status = read_status(run.store)
     assert status.state == "stopped"
     assert status.rows["done"] > 0
+
+
+class Silent:
+    """A pool whose workers take what they are given and are not heard of again."""
+
+    separate = True
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self._events: list[PoolEvent] = []
+
+    def start(self, options: WorkerOptions) -> None:
+        self._events.append(Ready(options.worker))
+
+    def discard(self, worker: str) -> None:
+        self.ended.append(worker)
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        events, self._events = self._events, []
+        return events
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.mark.parametrize("how", ["cancelled", "superseded"])
+def test_a_driver_that_is_done_does_not_wait_for_a_worker_that_hangs(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, how: str
+):
+    monkeypatch.setattr(loop, "HOUSEKEEPING_S", 0.0)
+    run, pool = make_run(limits={"stalled_after_s": 1}), Silent()
+    begun = threading.Event()
+
+    def end(progress: Progress) -> None:
+        if progress.workers and not begun.is_set():
+            begun.set()
+            if how == "cancelled":
+                cancel_run(run.store, run.record)
+            else:
+                Lease.take(run.store, "newer")
+
+    ended = run.driver(pool, on_progress=end).drive()
+    assert ended.reason is not None
+    assert how.removesuffix("ed")[:6] in ended.reason or "another driver" in ended.reason
+    assert pool.ended
+
+
+def test_a_worker_whose_store_does_not_answer_at_its_start_is_replaced(
+    make_run: Callable[..., Run],
+):
+    tries: list[int] = []
+
+    def build(record: object, options: object) -> Sampler:
+        tries.append(1)
+        if len(tries) == 1:
+            raise Unavailable("s3://x", "run.json", "no answer for 120 s")
+        return CuedSampler()
+
+    assert make_run().drive(LocalPool(build)).reason is None
+    assert len(tries) == 2
+
+
+def test_a_shard_that_was_committed_before_its_last_attempt_died_is_no_failed_one(
+    make_run: Callable[..., Run],
+):
+    class DiesAfterTheCommit(LocalPool):
+        def poll(self, timeout_s: float) -> list[PoolEvent]:
+            events = super().poll(timeout_s)
+            return [
+                Lost(event.worker, "killed")
+                if isinstance(event, Answered) and event.answer.receipt.shard == 0
+                else event
+                for event in events
+            ]
+
+    run = make_run(limits={"attempts": 1})
+    end = run.drive(DiesAfterTheCommit(lambda record, options: CuedSampler()))
+    assert end.reason is None
+    assert read_status(run.store).state == "complete"

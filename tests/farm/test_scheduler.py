@@ -270,6 +270,50 @@ def test_when_no_worker_is_left_elsewhere_every_node_is_taken_back():
     assert s.worker_lost("b", log(0, died=True))[:2] == [Avoid(frozenset()), Replace("b")]
 
 
+def test_a_worker_that_is_the_last_one_left_on_a_left_out_node_is_not_the_end():
+    """Its replacement would wait for room elsewhere, where nobody is."""
+    s = scheduler(100)
+    on_nodes(s, a="sick", b="well")
+    for worker in ("a1", "a2", "a3"):
+        s.worker_placed(worker, "sick")
+        s.worker_lost(worker, None)
+    assert Avoid(frozenset()) in s.worker_lost("b", log(1, died=True))
+    assert assigned(s.shard_closed("a", receipt(0))) == {"a": 1}
+
+
+def test_workers_that_began_before_their_node_was_left_out_may_be_refused_as_well():
+    s = scheduler(100)
+    on_nodes(s, b="well")
+    s.worker_placed("a1", "without the model")
+    s.worker_placed("a2", "without the model")
+    s.worker_refused("a1", "no such folder")
+    assert s.worker_refused("a2", "no such folder") == [Replace("a2")]
+    assert s.stopped is None
+
+
+def test_deaths_that_convict_rows_are_held_against_no_node_and_stop_no_run():
+    s = scheduler(1, attempts=2)
+    left = AttemptLog(shard=0)
+    for number, in_flight in enumerate([tuple(range(20)), *((row,) for row in range(20))]):
+        on_nodes(s, **{f"w{number}": "only"})
+        died = log(0, *in_flight, died=True).failures
+        left = left.model_copy(update={"failures": (*left.failures, *died)})
+        s.worker_lost(f"w{number}", left)
+    assert s.stopped is None
+    assert left.condemned() == set(range(20))
+
+
+def test_nothing_is_kept_of_shards_that_were_given_up_but_the_last_error():
+    s = scheduler(100, attempts=1)
+    s.worker_ready("a")
+    for shard in (0, 1):
+        s.shard_failed("a" if shard == 0 else "b", shard, log(shard))
+        s.worker_ready("b")
+    assert s.given_up == {0, 1}
+    assert not {0, 1} & s._logs.keys()
+    assert s.last_error == "ValueError: x"
+
+
 def test_a_node_where_a_worker_cannot_start_is_left_out_and_the_only_one_stops_the_run():
     s = scheduler(100)
     on_nodes(s, b="well")

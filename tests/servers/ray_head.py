@@ -15,6 +15,8 @@ from types import TracebackType
 
 import psutil
 
+from infra.ceph.one_host import free_ports
+
 START_S = 180.0
 
 
@@ -102,11 +104,3 @@ class Head:
 
     def log(self) -> str:
         return (self.folder / "head.log").read_text(errors="replace")[-3000:]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
