@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import select
-import stat
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from render_farm.errors import InputError, Problem, shown
+from render_farm.job.job_text import read_text
 from render_farm.job.spec import JobSpec, PromptsSpec, RequestField
 
-MAX_JOB_FILE_BYTES = 256_000
-"""The longest negative prompt and much beside it; PyYAML takes two seconds for the worst."""
-
 MOST_PROBLEMS = 50
-PIPE_PATIENCE_S = 10
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -80,7 +74,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     Raises:
         InputError: with every mistake found.
     """
-    return _overridden(_parse(_read(path)), overrides)
+    return _overridden(_parse(read_text(path)), overrides)
 
 
 def parse_job(document: Mapping[str, Any]) -> JobSpec:
@@ -111,31 +105,6 @@ def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> JobSpec:
     if problems:
         raise InputError(tuple(problems))
     return job
-
-
-def _read(path: Path) -> str:
-    allowed = f"a readable YAML file in UTF-8 of at most {MAX_JOB_FILE_BYTES:,} bytes"
-    try:
-        with _opened(path) as file:
-            text = file.read(MAX_JOB_FILE_BYTES + 1)
-        if len(text) > MAX_JOB_FILE_BYTES:
-            raise InputError.of("JOB", str(path), allowed, "check that this is the job file")
-        return text.decode("utf-8")
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
-        raise InputError.of(
-            "JOB", f"{path} ({_first_line(error)})", allowed, "check the path and the file"
-        ) from error
-
-
-def _opened(path: Path) -> BinaryIO:
-    """The file, or the pipe once there is something in it: one without a writer would never end."""
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115, PTH123
-    is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-    if is_pipe and not select.select([file], [], [], PIPE_PATIENCE_S)[0]:
-        file.close()
-        raise TimeoutError(f"nothing was written to this pipe in {PIPE_PATIENCE_S} s")
-    os.set_blocking(file.fileno(), True)
-    return file
 
 
 # ValueError and OverflowError: escapes of characters that do not exist.

@@ -46,8 +46,7 @@ class Handover:
         """Add a shard's rows."""
         for row in ends.quarantined:
             self.quarantined.add(row)
-        for row in ends.cancelled:
-            self.cancelled.add(row)
+        self.cancelled.add_range(ends.cancelled)
         for origin, end in ends.rendered:
             if origin is None:
                 self.without_origin += 1

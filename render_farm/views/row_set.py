@@ -18,6 +18,15 @@ class RowSet:
     def add(self, row: int) -> None:
         self._blocks[row >> _BLOCK_BITS] = self._block(row) | _bit(row)
 
+    def add_range(self, rows: range) -> None:
+        """Add consecutive rows, a block at a time."""
+        row = rows.start
+        while row < rows.stop:
+            end = min(rows.stop, ((row >> _BLOCK_BITS) + 1) << _BLOCK_BITS)
+            bits = ((1 << (end - row)) - 1) << (row & ((1 << _BLOCK_BITS) - 1))
+            self._blocks[row >> _BLOCK_BITS] = self._block(row) | bits
+            row = end
+
     def discard(self, row: int) -> None:
         self._blocks[row >> _BLOCK_BITS] = self._block(row) & ~_bit(row)
 

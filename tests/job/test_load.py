@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from render_farm.errors import InputError, Problem
-from render_farm.job.load import MAX_JOB_FILE_BYTES, load_job, override_job, parse_job
+from render_farm.job.job_text import MAX_JOB_FILE_BYTES
+from render_farm.job.load import load_job, override_job, parse_job
 from render_farm.job.spec import RequestField
 
 SMALLEST = """\
