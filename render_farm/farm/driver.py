@@ -135,8 +135,7 @@ class RayPool:
             cause = error.cause or error
             lost = Lost(worker, f"{type(cause).__name__}: {cause}")
         except RayError as error:
-            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            lost = Lost(worker, what, with_node=not self._node_lives(worker))
+            lost = Lost(worker, _told(error), with_node=not self._node_lives(worker))
         else:
             match kind:
                 case "where":
@@ -154,6 +153,12 @@ class RayPool:
         node = self._node_of.get(worker)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return node is None or any(each["NodeID"] == node and each["Alive"] for each in nodes)
+
+
+def _told(error: RayError) -> str:
+    """What Ray says of a loss: the reason stands below lines of names, which are indented."""
+    lines = (line for line in str(error).splitlines() if line and not line[0].isspace())
+    return f"{type(error).__name__}: {' '.join(lines)}"
 
 
 def _load(builder: str) -> Callable[..., Any]:

@@ -46,12 +46,16 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
-    """How one invocation drives a run. `options` is the pattern for every worker's."""
+    """How one invocation drives a run. `options` is the pattern for every worker's.
+
+    `pause_s` is waited after a worker that could not start, and twice as long after each more.
+    """
 
     workers: int
     limits: LimitsSpec
     options: WorkerOptions
     driver: str
+    pause_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Driver:
             how.options,
             Watch(None if stalled_after_s == "auto" else stalled_after_s),
             lambda shard: plan.shard(shard).rows,
+            how.pause_s,
         )
 
     def ask_to_stop(self) -> None:
@@ -134,6 +139,7 @@ class Driver:
         next_housekeeping = time.monotonic() + HOUSEKEEPING_S
         self._show()
         while not scheduler.finished:
+            self._crew.start_due()
             heard_s = time.monotonic()
             for event in self._pool.poll(POLL_S):
                 self._carry_out(scheduler, self._handle(scheduler, event))

@@ -98,3 +98,24 @@ def test_workers_that_wait_for_room_are_started_anew_where_nodes_are_left_out():
     crew.avoid(frozenset({"sick"}))
     assert pool.started == ["d-1", "d-2", "d-3", "d-4"]
     assert pool.ended == ["d-2"]
+
+
+def test_after_a_worker_that_could_not_start_the_next_waits_and_then_twice_as_long():
+    pool = Pool()
+    options = WorkerOptions("memory://x", "t", "d", 1, 0.05, "keep", "/nonexistent")
+    crew = Crew(pool, options, Watch(None), lambda shard: 10, pause_s=0.2)
+    crew.start_one()
+    pauses = []
+    for number in (1, 2, 3):
+        began_s = time.monotonic()
+        crew.replace(f"d-{number}")
+        while len(pool.started) == number:
+            time.sleep(0.005)
+            crew.start_due()
+        pauses.append(time.monotonic() - began_s)
+    assert [pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=True)] == [
+        True
+    ] * 3
+    crew.is_ready("d-4")
+    crew.replace("d-4")  # it had started well: its place is taken at once
+    assert len(pool.started) == 5

@@ -54,6 +54,7 @@ class Run:
             limits=self.record.job.limits.model_copy(update=limits),
             options=replace(self.options(), **{k: v for k, v in limits.items() if k != "attempts"}),
             driver="test",
+            pause_s=0.0,
         )
         return Driver(self.store, self.record, pool or LocalPool(build_pinned), how, on_progress)
 

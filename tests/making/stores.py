@@ -213,7 +213,8 @@ def drive_on(
 ) -> DriveEnd:
     """Drive a run with one worker; driver and worker see this very store."""
     options = worker_options(store, record, driver)
-    how = DriveOptions(workers=1, limits=record.job.limits, options=options, driver=driver)
+    limits = record.job.limits
+    how = DriveOptions(1, limits, options, driver, pause_s=0.0)
     return Driver(store, record, StorePool(store, sampler), how, lambda progress: None).drive()
 
 
