@@ -14,9 +14,10 @@ import pytest
 from render_farm.engine.sampler import Sampler
 from render_farm.errors import InputError, ModelError, Unavailable
 from render_farm.farm import loop
-from render_farm.farm.messages import WorkerOptions
+from render_farm.farm.messages import Assignment, WorkerOptions
 from render_farm.farm.pool import Answered, LocalPool, Lost, PoolEvent, Ready, Refusal
 from render_farm.farm.progress import Progress
+from render_farm.farm.watch import FIRST_S
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.lease import Lease
@@ -331,3 +332,18 @@ def test_a_shard_that_was_committed_before_its_last_attempt_died_is_no_failed_on
     end = run.drive(DiesAfterTheCommit(lambda record, options: CuedSampler()))
     assert end.reason is None
     assert read_status(run.store).state == "complete"
+
+
+def test_shards_that_another_driver_rendered_teach_nothing_about_pace(make_run: Callable[..., Run]):
+    run = make_run()
+    rival = run.worker(lambda record, options: CuedSampler(), "rival")
+
+    class Overtaken(LocalPool):
+        def assign(self, worker: str, assignment: Assignment) -> None:
+            rival.run(assignment)
+            super().assign(worker, assignment)
+
+    driver = run.driver(Overtaken(lambda record, options: CuedSampler()))
+    assert driver.drive().samples_rendered == 0
+    assert driver._crew._watch.limit_s(4) == FIRST_S
+    rival.close()

@@ -281,6 +281,19 @@ def test_a_worker_that_is_the_last_one_left_on_a_left_out_node_is_not_the_end():
     assert assigned(s.shard_closed("a", receipt(0))) == {"a": 1}
 
 
+def test_nodes_are_taken_back_when_the_only_worker_elsewhere_is_dismissed():
+    """Its replacement may never find room, and nobody would say so."""
+    s = scheduler(100)
+    on_nodes(s, a="sick", b="well")
+    for worker in ("a1", "a2", "a3"):
+        s.worker_placed(worker, "sick")
+        s.worker_lost(worker, None)
+    s.shard_failed("b", 1, log(1))
+    decisions = s.shard_failed("b", 2, log(2))
+    assert Replace("b") in decisions
+    assert Avoid(frozenset()) in decisions
+
+
 def test_workers_that_began_before_their_node_was_left_out_may_be_refused_as_well():
     s = scheduler(100)
     on_nodes(s, b="well")
