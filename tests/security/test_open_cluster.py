@@ -20,6 +20,7 @@ from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply
 from render_farm.errors import InputError
 from render_farm.farm.open_cluster import CLIENT, NODES, refuse_open_cluster
 from tests.cli.conftest import Ended, write_job
+from tests.end_to_end.farm import farm as command
 from tests.servers.ray_head import Head
 
 __all__ = ["write_job"]
@@ -184,12 +185,15 @@ def test_a_real_head_that_asks_for_no_token_gets_no_run_unless_told_otherwise(
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_head_on_the_loopback_alone_is_joined_there(
-    farm: Callable[..., Ended], write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    """Ray takes 127.0.0.1 for another address of this machine, and would wait for ever there."""
+    """Ray takes 127.0.0.1 for another address of this machine, and would wait for ever there.
+
+    By a process of its own: one that has joined a cluster with a token cannot join one without.
+    """
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     job = write_job(rows=4, workers={"count": 1})
     with Head("127.0.0.1", environment) as head:
-        ended = farm("submit", job, "--address", head.address, "--json")
+        ended = command("submit", job, "--address", head.address, "--json")
         assert ended.code == 0, ended.err
