@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from render_farm.errors import AlreadyExists, NotFound
 from render_farm.ledger import keys
 from render_farm.ledger.receipt import LedgerModel
-from render_farm.ledger.settle import patiently
+from render_farm.ledger.settle import is_unanswered
 from render_farm.store.base import Store
+from render_farm.store.patience import patiently
 
 FRESH = timedelta(seconds=60)
 """A run whose heartbeat is younger than this, by the store's clock, is running."""
@@ -48,9 +49,14 @@ class Lease:
         Raises:
             Unknown, Unavailable: the store did not answer for `PATIENCE_S`.
         """
-        for attempt in patiently(PATIENCE_S, "an epoch"):
-            with attempt:
-                lease = cls(store, _begin(store, driver))
+        epoch = patiently(
+            lambda: _begin(store, driver),
+            patience_s=PATIENCE_S,
+            is_transient=is_unanswered,
+            operation="begin an epoch",
+            key=keys.EPOCHS,
+        )
+        lease = cls(store, epoch)
         lease.beat()
         return lease
 

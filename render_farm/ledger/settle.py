@@ -10,16 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_random_exponential,
-)
-
 from render_farm.errors import AlreadyExists, StoreError, Unavailable, Unknown
 from render_farm.store.base import Store
+from render_farm.store.patience import patiently
 
 log = logging.getLogger(__name__)
 
@@ -43,34 +36,18 @@ def settle(
             written is not known, and nothing may be concluded or deleted.
         AccessDenied: the store refuses to write or to read.
     """
-    for attempt in patiently(patience_s, key):
-        with attempt:
-            return _create_or_read(store, key, data, own, read)
-    raise AssertionError("tenacity returns or raises")
-
-
-def patiently(patience_s: float, what: str) -> Retrying:
-    """Rounds, with growing pauses, for as long as the store does not answer.
-
-    `what` is waited for: the log says so.
-    """
-
-    def log_wait(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        fields = {
-            "attempt": state.attempt_number,
-            "wait_s": round(state.upcoming_sleep, 3),
-            "error": repr(error),
-        }
-        log.warning("the store failed, waiting to settle %s", what, extra=fields)
-
-    return Retrying(
-        retry=retry_if_exception_type((Unknown, Unavailable)),
-        wait=wait_random_exponential(multiplier=0.2, max=15),
-        stop=stop_after_delay(patience_s),
-        before_sleep=log_wait,
-        reraise=True,
+    return patiently(
+        lambda: _create_or_read(store, key, data, own, read),
+        patience_s=patience_s,
+        is_transient=is_unanswered,
+        operation="settle",
+        key=key,
     )
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether the store did not say what became of a request."""
+    return isinstance(error, Unknown | Unavailable)
 
 
 def _create_or_read(store: Store, key: str, data: bytes, own: T, read: Callable[[], T | None]) -> T:

@@ -194,7 +194,7 @@ class Attempts:
         return A.DONE if self.bug is Bug.UNKNOWN_IS_DONE else A.READ
 
     def _read(self, state: bytes, attempt: int) -> Iterator[Step]:
-        """`settle._create_or_read`, its second half, and `settle.patiently` around both.
+        """`settle._create_or_read`, its second half, and `patience.patiently` around both.
 
         Where it cannot be read, the next round creates again: that is refused or is the first.
         """
