@@ -8,62 +8,25 @@ ledger's business.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from render_farm.errors import DeviceLost, RenderFarmError
+from render_farm.farm.actor import WorkerActor
 from render_farm.farm.cluster import Resources
-from render_farm.farm.messages import Answer, Assignment, WorkerOptions
+from render_farm.farm.messages import Assignment, WorkerOptions
 from render_farm.farm.pool import Answered, Lost, Placed, PoolEvent, Ready, Refusal
-from render_farm.farm.worker import SamplerBuilder, ShardWorker
+from render_farm.farm.worker import SamplerBuilder
 
 log = logging.getLogger(__name__)
 
-DEVICE_LOST_STATUS = 70
 NODE_ID = "ray.io/node-id"
 
 _Kind = Literal["where", "open", "run"]
-
-
-class _Worker:
-    """The actor: a `ShardWorker` in a process of its own."""
-
-    def __init__(self, builder: str) -> None:
-        self._builder = builder
-        self._worker: ShardWorker | None = None
-
-    def where(self) -> str:
-        """The node that the process runs on."""
-        return str(ray.get_runtime_context().get_node_id())
-
-    def open(self, options: WorkerOptions) -> RenderFarmError | None:
-        """Open the run; the error, if one is the user's to mend."""
-        try:
-            self._worker = ShardWorker.open(options, _load(self._builder))
-        except RenderFarmError as error:
-            return error
-        return None
-
-    def run(self, assignment: Assignment) -> Answer:
-        """Render one shard. A device in an unknown state ends the process."""
-        assert self._worker is not None
-        try:
-            return self._worker.run(assignment)
-        except DeviceLost:
-            log.exception("the device is lost, the process ends")
-            os._exit(DEVICE_LOST_STATUS)
-
-    def stop(self) -> None:
-        """End after the batch in hand; runs beside `run` in a thread of its own."""
-        if self._worker is not None:
-            self._worker.stop()
 
 
 class RayPool:
@@ -73,7 +36,7 @@ class RayPool:
 
     def __init__(self, resources: Resources, builder: SamplerBuilder) -> None:
         self._builder = f"{builder.__module__}:{builder.__qualname__}"
-        self._actor_class: Any = ray.remote(_Worker)
+        self._actor_class: Any = ray.remote(WorkerActor)
         self._actor_options = {
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
@@ -96,6 +59,9 @@ class RayPool:
 
     def assign(self, worker: str, assignment: Assignment) -> None:
         self._calls[self._actors[worker].run.remote(assignment)] = (worker, "run")
+
+    def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
+        self._actors[worker].abandon.remote(shard, unless_begun=unless_begun)
 
     def stop(self) -> None:
         for actor in self._actors.values():
@@ -159,10 +125,3 @@ def _told(error: RayError) -> str:
     """What Ray says of a loss: the reason stands below lines of names, which are indented."""
     lines = (line for line in str(error).splitlines() if line and not line[0].isspace())
     return f"{type(error).__name__}: {' '.join(lines)}"
-
-
-def _load(builder: str) -> Callable[..., Any]:
-    """The sampler builder by its name: the worker's own copy, not one shipped by pickle."""
-    module, _, name = builder.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return loaded

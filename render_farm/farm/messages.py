@@ -30,23 +30,49 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One attempt at a shard. `log` holds what earlier attempts left, suspects among it."""
+    """One attempt at a shard. `log` holds what earlier attempts left, suspects among it.
+
+    `tally` is of the rows that the driver knew as decided, `heard` how many answers of this worker
+    are among them: what it has closed since is not.
+    """
 
     shard: int
     log: AttemptLog
     tally: Tally
+    heard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker has used since it started.
+
+    `engine_s` are the seconds in which its engine had a batch in hand, `first_image_at` and
+    `last_image_at` seconds since the epoch, `requests` the calls of its store by kind.
+    """
+
+    peak_memory_bytes: int
+    engine_s: float
+    first_image_at: float | None
+    last_image_at: float | None
+    requests: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardClosed:
     """The shard has this receipt; `own` if the worker's attempt wrote it.
 
-    `samples_rendered` counts what the attempt rendered, committed or not.
+    `samples_rendered` counts what the attempt rendered, committed or not. `usage` is the worker's
+    so far, over all of its shards.
     """
 
     receipt: Receipt
     own: bool
     samples_rendered: int = 0
+    usage: Usage | None = None
+
+    @property
+    def shard(self) -> int:
+        return self.receipt.shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +85,7 @@ class ShardFailed:
 
 @dataclass(frozen=True, slots=True)
 class ShardGivenBack:
-    """The worker was asked to stop; nothing of the shard was committed."""
+    """The worker was asked to stop, or to abandon the shard, and has committed nothing of it."""
 
     shard: int
 
@@ -82,7 +108,7 @@ class WorkerOptions:
     """What a worker needs to start, wherever its process is.
 
     `cpus` are the CPU threads it may compute with, `model_cache` is the folder on its node that
-    keeps models fetched from a store.
+    keeps models fetched from a store, `open_shards` how many shards it has in hand at a time.
     """
 
     run_uri: str
@@ -92,3 +118,4 @@ class WorkerOptions:
     max_quarantined: float
     on_flagged: OnFlagged
     model_cache: str
+    open_shards: int = 1

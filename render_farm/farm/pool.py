@@ -75,7 +75,19 @@ class Pool(Protocol):
         ...
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        """Hand a shard to a worker that is ready; `Answered` or `Lost` follows."""
+        """Hand a shard to a worker that is ready; `Answered` or `Lost` follows.
+
+        A worker takes several: it reads the next ones ahead and writes the last ones meanwhile,
+        and answers them in whatever order they end.
+        """
+        ...
+
+    def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
+        """Ask a worker to give a shard back; its answer follows all the same.
+
+        It is `ShardGivenBack`, unless the attempt was faster. `unless_begun` leaves a shard of
+        which anything was rendered to be ended.
+        """
         ...
 
     def stop(self) -> None:
@@ -118,6 +130,9 @@ class LocalPool:
 
     def assign(self, worker: str, assignment: Assignment) -> None:
         self._threads.submit(self._run, worker, assignment)
+
+    def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
+        """There is one worker: nobody else can have ended its shard."""
 
     def stop(self) -> None:
         for worker in list(self._workers.values()):

@@ -153,6 +153,14 @@ class WorkersSpec(Section):
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="auto or a whole number, 1 to 1024"
     )
+    resources: dict[NonEmpty, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
+        default_factory=dict,
+        description="name of a resource that nodes of the Ray cluster declare: how much of it a "
+        "worker takes, above 0",
+    )
+    open_shards: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto", description="auto, or shards that a worker has in hand, 1 to 64"
+    )
 
 
 OnFlagged = Literal["keep", "reroll", "quarantine"]

@@ -68,7 +68,7 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The processes of this command's Ray actors."""
-        return [p for p in self._family() if "ray::_Worker" in " ".join(_cmdline(p))]
+        return [p for p in self._family() if "ray::WorkerActor" in " ".join(_cmdline(p))]
 
     def kill(self) -> None:
         """SIGKILL the driver alone, and wait until what it started has followed it."""

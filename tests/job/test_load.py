@@ -107,6 +107,8 @@ def test_the_job_file_of_the_design_loads_with_the_values_it_states(tmp_path: Pa
     assert {key: dumped["model"].pop(key) for key in LATER} == LATER
     assert dumped["limits"].pop("on_flagged") == "keep"
     assert dumped["limits"].pop("stalled_after_s") == "auto"
+    assert dumped["workers"].pop("resources") == {}
+    assert dumped["workers"].pop("open_shards") == "auto"
     assert dumped == stated
 
 
@@ -117,6 +119,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     expected["prompts"] = {"path": "prompts.parquet", "columns": {}, "limit": None}
     expected["model"] |= {"path": "some/model"} | LATER
     expected["limits"] |= {"on_flagged": "keep", "stalled_after_s": "auto"}
+    expected["workers"] |= {"resources": {}, "open_shards": "auto"}
     expected["output"]["uri"] = "out"
     assert job == expected
 

@@ -159,7 +159,7 @@ def test_a_real_head_that_asks_for_no_token_gets_no_run_unless_told_otherwise(
             assert OPEN in refused.out
         detached = farm("submit", job, "--address", head.address, "--detach", "--json")
         assert detached.code == 2
-        assert "ray::_Worker" not in " ".join(
+        assert "ray::WorkerActor" not in " ".join(
             " ".join(process.cmdline())
             for process in psutil.Process(head.process.pid).children(recursive=True)
         )

@@ -115,7 +115,7 @@ def test_a_run_on_a_cluster_of_our_own_leaves_no_secret_and_listens_on_the_loopb
         driver.wait_until(lambda: committed() >= 2)
         driver.workers()[0].kill()
         assert driver.finish() == 0, driver.log()
-    assert any("ray::_Worker" in title for title in watch.titles)
+    assert any("ray::WorkerActor" in title for title in watch.titles)
     assert any("gcs_server" in name for name in watch.listening.values())
     assert [at for at in watch.listening if not on_loopback(at[0])] == []
     token = places / "home" / ".ray" / "auth_token"
@@ -178,7 +178,7 @@ def test_a_ray_job_shows_no_secret_on_the_dashboard_or_in_its_jobs_api(
             logs = board.ask(f"/api/jobs/{submitted['submission_id']}/logs")
             pages |= {path: board.ask(path) for path in PAGES}
         assert state == "SUCCEEDED", logs.decode()
-        assert b"_Worker" in pages["/api/v0/actors?detail=1&limit=100"]
+        assert b"WorkerActor" in pages["/api/v0/actors?detail=1&limit=100"]
         with pytest.raises(urllib.error.HTTPError, match="401"):
             Dashboard(head.dashboard, None).ask("/api/jobs/")
         said = [

@@ -146,7 +146,7 @@ class Raylets:
 
 def _is_actor(process: psutil.Process) -> bool:
     try:
-        return "ray::_Worker" in " ".join(process.cmdline())
+        return "ray::WorkerActor" in " ".join(process.cmdline())
     except psutil.Error:
         return False
 

@@ -1,0 +1,63 @@
+"""The actor around a worker: what runs in the worker's process on a Ray node."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from render_farm.errors import DeviceLost, RenderFarmError
+from render_farm.farm.messages import Answer, Assignment, WorkerOptions
+from render_farm.farm.worker import ShardWorker
+
+log = logging.getLogger(__name__)
+
+DEVICE_LOST_STATUS = 70
+
+
+class WorkerActor:
+    """The actor: a `ShardWorker` in a process of its own."""
+
+    def __init__(self, builder: str) -> None:
+        self._builder = builder
+        self._worker: ShardWorker | None = None
+
+    def where(self) -> str:
+        """The node that the process runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def open(self, options: WorkerOptions) -> RenderFarmError | None:
+        """Open the run; the error, if one is the user's to mend."""
+        try:
+            self._worker = ShardWorker.open(options, _load(self._builder))
+        except RenderFarmError as error:
+            return error
+        return None
+
+    def run(self, assignment: Assignment) -> Answer:
+        """Render one shard. A device in an unknown state ends the process."""
+        assert self._worker is not None
+        try:
+            return self._worker.run(assignment)
+        except DeviceLost:
+            log.exception("the device is lost, the process ends")
+            os._exit(DEVICE_LOST_STATUS)
+
+    def stop(self) -> None:
+        """End after the batch in hand; runs beside `run` in a thread of its own."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def abandon(self, shard: int, *, unless_begun: bool) -> None:
+        """Give a shard back, as `Pool.abandon` says."""
+
+
+def _load(builder: str) -> Callable[..., Any]:
+    """The sampler builder by its name: the worker's own copy, not one shipped by pickle."""
+    module, _, name = builder.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded
