@@ -12,6 +12,7 @@ import ray
 
 from render_farm.errors import DeviceLost, RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
+from render_farm.farm.overlap import OverlappedWorker
 from render_farm.farm.worker import ShardWorker
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class WorkerActor:
 
     def __init__(self, builder: str) -> None:
         self._builder = builder
-        self._worker: ShardWorker | None = None
+        self._worker: OverlappedWorker | None = None
 
     def where(self) -> str:
         """The node that the process runs on."""
@@ -33,16 +34,16 @@ class WorkerActor:
     def open(self, options: WorkerOptions) -> RenderFarmError | None:
         """Open the run; the error, if one is the user's to mend."""
         try:
-            self._worker = ShardWorker.open(options, _load(self._builder))
+            self._worker = OverlappedWorker(ShardWorker.open(options, _load(self._builder)))
         except RenderFarmError as error:
             return error
         return None
 
     def run(self, assignment: Assignment) -> Answer:
-        """Render one shard. A device in an unknown state ends the process."""
+        """Render one shard, beside others. A device in an unknown state ends the process."""
         assert self._worker is not None
         try:
-            return self._worker.run(assignment)
+            return self._worker.submit(assignment).result()
         except DeviceLost:
             log.exception("the device is lost, the process ends")
             os._exit(DEVICE_LOST_STATUS)
@@ -54,6 +55,8 @@ class WorkerActor:
 
     def abandon(self, shard: int, *, unless_begun: bool) -> None:
         """Give a shard back, as `Pool.abandon` says."""
+        if self._worker is not None:
+            self._worker.abandon(shard, unless_begun=unless_begun)
 
 
 def _load(builder: str) -> Callable[..., Any]:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
 
 from render_farm.engine.sampler import Refused, Rendered, Sampler
 from render_farm.errors import RowError, StoreError
-from render_farm.farm.in_flight import InFlight
+from render_farm.farm.backlog import Size, Ticket
+from render_farm.farm.in_flight import Errand, InFlight, Pace
+from render_farm.farm.messages import Assignment
 from render_farm.farm.records import Scribe
-from render_farm.farm.rounds import Rounds
 from render_farm.job.plan import Shard
 from render_farm.job.request import RenderRequest
 from render_farm.job.resolve import carried_columns, resolve_row
 from render_farm.job.rows import rows_of
-from render_farm.job.spec import OnFlagged
-from render_farm.ledger.attempts import AttemptLog, Current, write_attempts
+from render_farm.ledger.attempts import Current, write_attempts
 from render_farm.output.codecs import encode
 from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.shard_files import ShardWriter, Tally
@@ -30,40 +31,45 @@ from render_farm.store.base import Store
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
-    """Renders the rows of `shard` into files below `scratch`.
+    """Turns the rows of `shard` into requests, and what becomes of them into files.
 
-    `slot` is the worker's name with the driver. `log` is what earlier attempts left: rows it
-    suspects of ending a process are rendered first, each in a batch of its own; rows that did it
-    twice are quarantined. `on_flagged` is the one in force now: limits are free, and the run's
-    record has the first.
+    `slot` is the worker's name with the driver. What earlier attempts left is in the assignment:
+    rows suspected of ending a process are rendered first, each in a batch of its own; rows that
+    did it twice are quarantined. `shapes` are the batch sizes in force when the shard was read.
+    `begun` is set once the engine has been given anything of it.
     """
 
     identity: str
     slot: str
+    assignment: Assignment
+    shard: Shard
     scribe: Scribe
     store: Store
-    sampler: Sampler
-    shard: Shard
-    log: AttemptLog
-    scratch: Path
-    stopping: threading.Event
-    on_flagged: OnFlagged
+    pace: Pace
+    errand: Errand
+    shapes: dict[Size, int] = field(default_factory=dict)
+    begun: bool = False
     samples_rendered: int = 0
+    flight: InFlight = field(init=False)
+    tickets: list[Ticket[Attempt]] = field(init=False, default_factory=list)
+    _carried: pa.Table = field(init=False)
+    _left: int = field(init=False, default=0)
+    _scratch: tempfile.TemporaryDirectory[str] = field(init=False)
     _writer: ShardWriter = field(init=False)
-    _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _started_at: datetime = field(init=False)
+    _counting: threading.Lock = field(init=False, default_factory=threading.Lock)
 
-    def render(self, table: pa.Table) -> list[OutputFile]:
-        """Render every row of `table`, the shard's rows, and return the files to commit.
-
-        Raises:
-            Drained: the worker was asked to stop.
-            DeviceLost: the process must end.
-        """
+    def __post_init__(self) -> None:
         job = self.scribe.run.job
+        self.flight = InFlight(self._note, self.pace, self.errand)
+        self._started_at = datetime.now(UTC)
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="render-farm-", ignore_cleanup_errors=True
+        )
         self._writer = ShardWriter(
-            self.scratch,
+            Path(self._scratch.name),
             ShardLayout(
                 shard=self.shard.index,
                 attempt=self.identity,
@@ -74,25 +80,79 @@ class Attempt:
                 image_format=job.output.image,
             ),
         )
-        self._render_all(self._requests(table))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample was decided and taken."""
+        return self._left == 0
+
+    def resolve(self, table: pa.Table, sampler: Sampler) -> None:
+        """Make `tickets` of `table`, the shard's rows; those that cannot be rendered are rejected.
+
+        Tickets are in the order that keeps batches full: equal sizes together, then what the engine
+        wishes, then rows in order.
+        """
         mapping = self.scribe.run.prompts.request_columns()
-        return self._writer.close(table.select(carried_columns(table.schema, mapping)))
+        self._carried = table.select(carried_columns(table.schema, mapping))
+        suspects = self.assignment.log.suspects()
+
+        def order(request: RenderRequest) -> tuple[object, ...]:
+            return (
+                (request.width, request.height),
+                sampler.order(request),
+                request.row,
+                request.sample,
+            )
+
+        requests = sorted(self._requests(table, sampler), key=order)
+        self.tickets = [
+            Ticket(self, request, alone=request.row in suspects) for request in requests
+        ]
+        self._left = len(requests)
+
+    def sizes(self) -> list[Size]:
+        """The sizes of the shard's pictures."""
+        pairs = ((ticket.request.width, ticket.request.height) for ticket in self.tickets)
+        return [size for size, _ in groupby(pairs)]
+
+    def take(self, outcome: Rendered | Refused) -> None:
+        """Encode a sample, or reject its row; threads may take several at once."""
+        now = datetime.now(UTC)
+        rendered = isinstance(outcome, Rendered)
+        if isinstance(outcome, Refused):
+            self._writer.reject(self.scribe.refused(outcome, now))
+        else:
+            output = self.scribe.run.job.output
+            encoded = encode(outcome.pixels, output.image, output.quality)
+            self._writer.add(self.scribe.done(outcome, now), encoded)
+        with self._counting:
+            self.samples_rendered += rendered
+            self._left -= 1
+
+    def write(self) -> list[OutputFile]:
+        """The files to commit, once the attempt is complete."""
+        return self._writer.close(self._carried)
 
     def tally(self) -> Tally:
         """What became of the rows so far."""
         return self._writer.tally()
 
-    def _requests(self, table: pa.Table) -> list[RenderRequest]:
+    def discard(self) -> None:
+        """Remove the local files."""
+        self._scratch.cleanup()
+
+    def _requests(self, table: pa.Table, sampler: Sampler) -> list[RenderRequest]:
         """The requests of all rows that can be rendered; the others are rejected."""
-        mapping = self.scribe.run.prompts.request_columns()
-        file = self.scribe.run.prompts.files[self.shard.file].path
-        condemned = self.log.condemned()
+        run = self.scribe.run
+        mapping = run.prompts.request_columns()
+        file = run.prompts.files[self.shard.file].path
+        condemned = self.assignment.log.condemned()
         requests: list[RenderRequest] = []
         for row in rows_of(table, self.shard, file, mapping):
             try:
-                resolved = resolve_row(row, self.scribe.run.job, mapping)
+                resolved = resolve_row(row, run.job, mapping)
                 for request in resolved:
-                    self.sampler.check(request)
+                    sampler.check(request)
                 if row.row in condemned:
                     raise RowError(
                         "process_ended",
@@ -103,27 +163,6 @@ class Attempt:
             else:
                 requests += resolved
         return requests
-
-    def _render_all(self, requests: list[RenderRequest]) -> None:
-        Rounds(
-            store=self.store,
-            sampler=self.sampler,
-            flight=InFlight(self._note, time.monotonic),
-            stopping=self.stopping,
-            batch_size=self.scribe.run.job.workers.batch_size,
-            on_flagged=self.on_flagged,
-            take=self._take,
-        ).render(requests, self.log.suspects())
-
-    def _take(self, outcome: Rendered | Refused) -> None:
-        now = datetime.now(UTC)
-        if isinstance(outcome, Refused):
-            self._writer.reject(self.scribe.refused(outcome, now))
-            return
-        output = self.scribe.run.job.output
-        encoded = encode(outcome.pixels, output.image, output.quality)
-        self._writer.add(self.scribe.done(outcome, now), encoded)
-        self.samples_rendered += 1
 
     def _note(self, rows: tuple[int, ...]) -> None:
         """Tell the next attempt, should there be one, what this one is rendering.
@@ -137,6 +176,6 @@ class Attempt:
             in_flight=rows,
         )
         try:
-            write_attempts(self.store, self.log.model_copy(update={"current": current}))
+            write_attempts(self.store, self.assignment.log.model_copy(update={"current": current}))
         except StoreError as error:
             log.warning("rows in flight not noted", extra={"error": str(error)})

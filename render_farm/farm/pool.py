@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterable, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from render_farm.errors import RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
+from render_farm.farm.overlap import OverlappedWorker
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
 
 
@@ -115,24 +117,26 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """Workers in this process, one thread in all: shards are rendered one after another."""
+    """Workers in this process."""
 
     separate = False
 
     def __init__(self, build: SamplerBuilder) -> None:
         self._build = build
-        self._workers: dict[str, ShardWorker] = {}
+        self._workers: dict[str, OverlappedWorker] = {}
+        self._dead: list[OverlappedWorker] = []
         self._events: queue.SimpleQueue[PoolEvent] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
 
     def start(self, options: WorkerOptions) -> None:
-        self._threads.submit(self._open, options)
+        self._opening.submit(self._open, options)
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        self._threads.submit(self._run, worker, assignment)
+        answer = self._workers[worker].submit(assignment)
+        answer.add_done_callback(partial(self._ended, worker))
 
     def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
-        """There is one worker: nobody else can have ended its shard."""
+        self._workers[worker].abandon(shard, unless_begun=unless_begun)
 
     def stop(self) -> None:
         for worker in list(self._workers.values()):
@@ -157,14 +161,16 @@ class LocalPool:
 
     def close(self) -> None:
         self.stop()
-        self._threads.shutdown(cancel_futures=True)
+        self._opening.shutdown(cancel_futures=True)
         for worker in list(self._workers):
             self.discard(worker)
+        for dead in self._dead:
+            dead.close()
 
     def _open(self, options: WorkerOptions) -> None:
         name = options.worker
         try:
-            self._workers[name] = ShardWorker.open(options, self._build)
+            self._workers[name] = OverlappedWorker(ShardWorker.open(options, self._build))
         except RenderFarmError as error:
             self._events.put(Refusal(name, error))
         except Exception as error:  # noqa: BLE001 - a thread's errors would be lost
@@ -172,10 +178,11 @@ class LocalPool:
         else:
             self._events.put(Ready(name))
 
-    def _run(self, worker: str, assignment: Assignment) -> None:
-        try:
-            answer = self._workers[worker].run(assignment)
-        except Exception as error:  # noqa: BLE001 - a thread's errors would be lost
+    def _ended(self, worker: str, answer: Future[Answer]) -> None:
+        error = answer.exception()
+        if error is None:
+            self._events.put(Answered(worker, answer.result()))
+        elif (lost := self._workers.pop(worker, None)) is not None:
+            # Once, whatever it had in hand. This may be one of its own threads: it is closed later.
+            self._dead.append(lost)
             self._events.put(Lost(worker, f"{type(error).__name__}: {error}"))
-        else:
-            self._events.put(Answered(worker, answer))

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
 import socket
-import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from render_farm.engine.sampler import Sampler
+from render_farm.engine.sampler import Refused, Rendered, Sampler
 from render_farm.errors import (
     DeviceLost,
     InputError,
     ModelError,
     StopError,
-    StoreError,
 )
 from render_farm.farm.attempt import Attempt
-from render_farm.farm.early_stop import over_limit
+from render_farm.farm.backlog import Backlog
+from render_farm.farm.delivery import deliver, receipt_of
+from render_farm.farm.early_stop import Tallies, over_limit
+from render_farm.farm.in_flight import Errand, Pace, at_once
 from render_farm.farm.messages import (
     Answer,
     Assignment,
@@ -30,17 +32,18 @@ from render_farm.farm.messages import (
     ShardClosed,
     ShardFailed,
     ShardGivenBack,
+    Usage,
     WorkerOptions,
 )
 from render_farm.farm.records import Scribe
-from render_farm.farm.rounds import Drained
+from render_farm.farm.stream import EngineTime, Stream
 from render_farm.job.prompts import ShardReader
-from render_farm.ledger.attempts import Failure, clear_attempts
-from render_farm.ledger.commit import commit, withdraw
-from render_farm.ledger.receipt import DataObject, Receipt, RowCounts, SampleCounts, read_receipt
+from render_farm.ledger.attempts import Failure
+from render_farm.ledger.receipt import read_receipt
 from render_farm.ledger.record import RunRecord, read_record
-from render_farm.output.layout import OutputFile
+from render_farm.ledger.shapes import settled_shapes
 from render_farm.store.base import Store
+from render_farm.store.counting import CountingStore
 from render_farm.store.open import open_store
 
 log = logging.getLogger(__name__)
@@ -49,18 +52,25 @@ SamplerBuilder = Callable[[RunRecord, WorkerOptions], Sampler]
 
 
 class ShardWorker:
-    """Renders the shards it is given, one after another, on one device."""
+    """Takes shards through the stages of an attempt, on one device.
+
+    `begin` reads a shard, a `Stream` renders it, `finish` commits it. `run` does all three in turn;
+    `OverlappedWorker` does them at the same time for several shards.
+    """
 
     def __init__(
         self, options: WorkerOptions, store: Store, record: RunRecord, sampler: Sampler
     ) -> None:
-        self._options = options
-        self._store = store
+        self.options = options
+        self.stopping = threading.Event()
+        self.meter = EngineTime()
+        self._store = CountingStore(store)
         self._record = record
         self._sampler = sampler
         self._plan = record.make_plan()
         self._reader = ShardReader(record.prompts.dataset())
-        self._stopping = threading.Event()
+        self._pace = Pace(time.monotonic)
+        self.tallies = Tallies()
 
     @classmethod
     def open(cls, options: WorkerOptions, build: SamplerBuilder) -> ShardWorker:
@@ -76,14 +86,14 @@ class ShardWorker:
 
     def stop(self) -> None:
         """End after the batch in hand; may be called from another thread."""
-        self._stopping.set()
+        self.stopping.set()
 
     def close(self) -> None:
         """Let go of the local copy of the input; the worker runs no more."""
         self._reader.close()
 
     def run(self, assignment: Assignment) -> Answer:
-        """Render a shard and commit it.
+        """Render a shard and commit it, one stage after the other in this thread.
 
         Every way in which it can end is an answer, but one. A store that fails this worker is a
         failed attempt: whether it fails everybody the driver finds out, which uses it next.
@@ -91,93 +101,132 @@ class ShardWorker:
         Raises:
             DeviceLost: the process must end.
         """
+        answer = self._run(assignment)
+        self.tallies.answered(answer)
+        return answer
+
+    def stream(
+        self,
+        backlog: Backlog[Attempt],
+        decided: Callable[[Attempt, Rendered | Refused], None],
+        failed: Callable[[list[Attempt], Exception], None],
+    ) -> Stream:
+        """What renders the attempts in a backlog with this worker's engine."""
+        return Stream(
+            store=self._store,
+            sampler=self._sampler,
+            backlog=backlog,
+            stopping=self.stopping,
+            batch_size=self._record.job.workers.batch_size,
+            on_flagged=self.options.on_flagged,
+            decided=decided,
+            failed=failed,
+            meter=self.meter,
+        )
+
+    def begin(self, assignment: Assignment, errand: Errand) -> Attempt | Answer:
+        """Read a shard and resolve its rows; the answer, if there is nothing to be rendered.
+
+        For one thread at a time, and for assignments in the order in which they came.
+        """
+        self.tallies.forget_heard(assignment.heard)
+        shard = assignment.shard
         try:
-            return self._run(assignment)
-        except DeviceLost:
-            raise
-        except Drained:
-            return ShardGivenBack(assignment.shard)
-        except (InputError, ModelError) as error:
-            return RunHalted(assignment.shard, str(error), "Mend that; then resume.")
-        except StopError as error:
-            return RunHalted(assignment.shard, error.reason, error.fix)
+            if self.stopping.is_set():
+                return ShardGivenBack(shard)
+            existing = read_receipt(self._store, shard)
+            if existing is not None:
+                return ShardClosed(existing, own=False, usage=self.usage())
+            return self._read(assignment, errand)
         except Exception as error:  # noqa: BLE001 - the shard's seam: becomes a retry
-            return ShardFailed(assignment.shard, self._failure(error))
+            return self._ended_by(shard, error)
+
+    def finish(self, attempt: Attempt) -> Answer:
+        """Write the files of a complete attempt, upload and commit them."""
+        shard = attempt.shard.index
+        try:
+            attempt.flight.landed()
+            files = attempt.write()
+            receipt = receipt_of(attempt, files, self._sampler.info.versions)
+            tally = self.tallies.with_own(attempt.assignment).plus(receipt)
+            halt = over_limit(tally, self.options.max_quarantined)
+            if halt is not None:
+                return RunHalted(shard, *halt)
+            winner = deliver(self._store, receipt, files)
+            own = winner.attempt == receipt.attempt
+            return ShardClosed(winner, own, attempt.samples_rendered, self.usage())
+        except Exception as error:  # noqa: BLE001 - the shard's seam: becomes a retry
+            return self._ended_by(shard, error)
+
+    def given_back(self, attempt: Attempt) -> ShardGivenBack:
+        """An attempt that is not gone on with; nothing of it was committed."""
+        attempt.flight.landed()
+        return ShardGivenBack(attempt.shard.index)
+
+    def failed(self, attempt: Attempt, error: Exception) -> Answer:
+        """An attempt that ended in an error that is not a row's."""
+        return self._ended_by(attempt.shard.index, error)
+
+    def usage(self) -> Usage:
+        """What this worker has used since it started."""
+        return Usage(
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            engine_s=self.meter.busy_s,
+            first_image_at=self.meter.first_image_at,
+            last_image_at=self.meter.last_image_at,
+            requests=self._store.counts(),
+        )
 
     def _run(self, assignment: Assignment) -> Answer:
-        if self._stopping.is_set():
-            raise Drained
-        existing = read_receipt(self._store, assignment.shard)
-        if existing is not None:
-            return ShardClosed(existing, own=False)
-        shard = self._plan.shard(assignment.shard)
-        with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
-            attempt = Attempt(
-                identity=secrets.token_hex(6),
-                slot=self._options.worker,
-                scribe=Scribe(self._record, self._sampler.info, process_name()),
-                store=self._store,
-                sampler=self._sampler,
-                shard=shard,
-                log=assignment.log,
-                scratch=Path(scratch),
-                stopping=self._stopping,
-                on_flagged=self._options.on_flagged,
-            )
-            files = attempt.render(self._reader.read(shard))
-            receipt = self._receipt(attempt, files)
-            halt = over_limit(assignment.tally.plus(receipt), self._options.max_quarantined)
-            if halt is not None:
-                return RunHalted(assignment.shard, *halt)
-            for file in files:
-                self._store.upload(file.key, file.path)
-            return self._commit(receipt, files, attempt.samples_rendered)
-
-    def _commit(self, receipt: Receipt, files: list[OutputFile], rendered: int) -> ShardClosed:
-        winner = commit(self._store, receipt)
-        own = winner.attempt == receipt.attempt
-        if own:
-            self._forget_attempts(receipt.shard)
-        else:
-            deleted = withdraw(self._store, [file.key for file in files], receipt, winner)
-            log.info("lost shard", extra={"shard": receipt.shard, "objects_deleted": deleted})
-        return ShardClosed(winner, own, rendered)
-
-    def _forget_attempts(self, shard: int) -> None:
-        """Advisory: the shard is committed, whatever becomes of the notes on it."""
+        begun = self.begin(assignment, at_once)
+        if not isinstance(begun, Attempt):
+            return begun
+        backlog = Backlog[Attempt]()
+        backlog.add(begun, begun.tickets)
+        failures: list[Exception] = []
         try:
-            clear_attempts(self._store, shard)
-        except StoreError as error:
-            log.warning("notes on a closed shard are left", extra={"error": str(error)})
+            self.stream(backlog, Attempt.take, lambda _, error: failures.append(error)).run(
+                wait=False
+            )
+            if failures:
+                return self.failed(begun, failures[0])
+            return self.finish(begun) if begun.complete else self.given_back(begun)
+        finally:
+            begun.discard()
 
-    def _receipt(self, attempt: Attempt, files: list[OutputFile]) -> Receipt:
-        tally = attempt.tally()
-        return Receipt(
-            kind="rendered",
-            shard=attempt.shard.index,
-            attempt=attempt.identity,
-            first_row=attempt.shard.first_row,
-            rows=attempt.shard.rows,
-            counts=RowCounts(
-                done=tally.rows_done,
-                filtered=tally.rows_filtered,
-                quarantined=tally.rows_quarantined,
-            ),
-            samples=SampleCounts(done=tally.samples_done, filtered=tally.samples_filtered),
-            objects=tuple(
-                DataObject(key=file.key, size_bytes=file.size_bytes, sha256=file.sha256)
-                for file in files
-                if file.listed_in_receipt
-            ),
-            errors_by_type=tally.errors_by_type,
-            versions=self._sampler.info.versions,
+    def _read(self, assignment: Assignment, errand: Errand) -> Attempt:
+        attempt = Attempt(
+            identity=secrets.token_hex(6),
+            slot=self.options.worker,
+            assignment=assignment,
+            shard=self._plan.shard(assignment.shard),
+            scribe=Scribe(self._record, self._sampler.info, process_name()),
+            store=self._store,
+            pace=self._pace,
+            errand=errand,
         )
+        try:
+            attempt.resolve(self._reader.read(attempt.shard), self._sampler)
+            attempt.shapes = settled_shapes(self._store, self._sampler.info.device, attempt.sizes())
+        except BaseException:
+            attempt.discard()
+            raise
+        return attempt
+
+    def _ended_by(self, shard: int, error: Exception) -> Answer:
+        if isinstance(error, DeviceLost):
+            raise error
+        if isinstance(error, InputError | ModelError):
+            return RunHalted(shard, str(error), "Mend that; then resume.")
+        if isinstance(error, StopError):
+            return RunHalted(shard, error.reason, error.fix)
+        return ShardFailed(shard, self._failure(error))
 
     def _failure(self, error: Exception) -> Failure:
         log.warning("attempt failed", exc_info=error)
         return Failure(
             attempt=None,
-            worker=self._options.worker,
+            worker=self.options.worker,
             error_type=type(error).__name__,
             error="".join(traceback.format_exception_only(error)).strip()[:2000],
             at=datetime.now(UTC),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from render_farm.ledger import keys
 from render_farm.ledger.settle import settle
@@ -26,6 +26,14 @@ def adopt_shape(
     The first worker to ask settles it; only where none is settled yet is `propose` called.
     """
     return _settled(store, device, size) or _settle(store, device, size, 1, propose())
+
+
+def settled_shapes(
+    store: Store, device: str, sizes: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], int]:
+    """The batch sizes in force for those of `sizes` that have one."""
+    found = ((size, _settled(store, device, size)) for size in sizes)
+    return {size: batch for size, batch in found if batch is not None}
 
 
 def lower_shape(store: Store, device: str, size: tuple[int, int], failed: int) -> int:

@@ -267,7 +267,7 @@ def test_rerolls_come_after_the_others_of_their_size_and_together(make_run: Make
     sampler = CuedSampler(black=tries(0, 2) | tries(3, 3) | tries(4, 1))
     work(run, sampler)
     assert [request.row for request in sampler.taken] == [0, 1, 2, 3, 4, 5, 0, 3, 4, 0, 3, 3]
-    assert len(sampler.batches) == 4  # one call of the sampler a round
+    assert sampler.batches == [2]  # one call of the sampler: lanes that become free are refilled
 
 
 def test_a_suspects_rerolls_are_in_batches_of_their_own(make_run: MakeRun):
@@ -360,7 +360,7 @@ def test_a_process_that_ends_among_rerolls_leaves_the_rerolled_rows_as_suspects(
         work(run, LosesDevice(black=tries(1, 1) | tries(3, 1)))
     current = read_attempts(run.store, 0).current
     assert current is not None
-    assert current.in_flight == (1, 3)
+    assert {1, 3} <= set(current.in_flight) <= {1, 3, 4, 5}  # noted while 4 and 5 were rendered
 
 
 def test_the_limit_in_force_is_that_of_the_invocation_and_not_of_the_first_submit(

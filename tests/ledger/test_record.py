@@ -111,6 +111,8 @@ def test_every_key_of_a_job_is_either_pinned_or_known_to_be_free(record: RunReco
         "workers.count",
         "workers.gpus",
         "workers.cpus",
+        "workers.resources",
+        "workers.open_shards",
     }
     assert is_free("name")
     assert not is_free("seed")

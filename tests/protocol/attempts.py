@@ -1,4 +1,4 @@
-"""Attempts at shards: `ShardWorker._run` and `_commit`, `ledger.commit` and `ledger.settle`.
+"""Attempts at shards: `ShardWorker.begin`, `delivery.deliver`, `ledger.commit` and `ledger.settle`.
 
 A zombie needs no step of its own: an attempt may take its next step at any time, so also after
 all others took all of theirs.
@@ -128,7 +128,7 @@ class Attempts:
         return changed(state, *changes)
 
     def _ask(self, state: bytes, attempt: int) -> Iterator[Step]:
-        """`ShardWorker._run`: the first look for a receipt."""
+        """`ShardWorker.begin`: the first look for a receipt."""
         shard = self.shards[attempt]
         if state[self.layout.receipt[shard]]:
             yield Did.FINDS_CLOSED, attempt, self._go(state, attempt, A.LOST)

@@ -1,0 +1,197 @@
+"""The engine's work in a worker: one stream of requests over all shards in hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from render_farm.engine.sampler import Refused, Rendered, Sampler
+from render_farm.errors import DeviceLost, OutOfMemory
+from render_farm.farm.attempt import Attempt
+from render_farm.farm.backlog import Backlog, Size, Ticket
+from render_farm.farm.flagged import judged
+from render_farm.job.request import RenderRequest
+from render_farm.job.rerolls import rerolled
+from render_farm.job.spec import OnFlagged
+from render_farm.ledger.shapes import adopt_shape, lower_shape
+from render_farm.store.base import Store
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class EngineTime:
+    """Seconds in which the engine had something in hand, and when pictures came out of it."""
+
+    busy_s: float = 0.0
+    first_image_at: float | None = None
+    last_image_at: float | None = None
+
+    def image(self, now: float) -> None:
+        """A picture came, at `now`, seconds since the epoch."""
+        if self.first_image_at is None:
+            self.first_image_at = now
+        self.last_image_at = now
+
+
+@dataclass(slots=True)
+class Stream:
+    """Feeds what waits in the backlog to the sampler and tells what becomes of each sample.
+
+    Samples of one size are rendered together, whatever shard they are of, and slots that become
+    free are refilled across the borders of shards. A sample that is to be rendered again goes back
+    to the end of its shard. `decided` gets every sample once, with its verdict; `failed` the shards
+    that had something in the engine when it failed, and why.
+    """
+
+    store: Store
+    sampler: Sampler
+    backlog: Backlog[Attempt]
+    stopping: threading.Event
+    batch_size: int | Literal["auto"]
+    on_flagged: OnFlagged
+    decided: Callable[[Attempt, Rendered | Refused], None]
+    failed: Callable[[list[Attempt], Exception], None]
+    meter: EngineTime = field(default_factory=EngineTime)
+    clock: Clock = time.perf_counter
+    _batches: dict[Size, int] = field(init=False, default_factory=dict)
+    _taken: dict[str, Ticket[Attempt]] = field(init=False, default_factory=dict)
+
+    def run(self, *, wait: bool) -> None:
+        """Render until nothing waits; with `wait` until the backlog is closed.
+
+        Ends after the batch in hand when it is asked to stop.
+
+        Raises:
+            DeviceLost: the process must end.
+        """
+        while not self.stopping.is_set():
+            first = self.backlog.first(wait=wait)
+            if first is None:
+                break
+            try:
+                self._render(first)
+            except DeviceLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - the shard's seam: becomes a retry
+                self._fail(first, error)
+
+    def _render(self, first: Ticket[Attempt]) -> None:
+        """Render what shares batches with `first`, or `first` alone."""
+        size = first.request.width, first.request.height
+        batch = self._batch(size, first.owner)
+        requests = self._alone(first, size) if first.alone else self._of_size(size, batch)
+        outcomes = self.sampler.render(requests, batch)
+        try:
+            while (outcome := self._next(outcomes)) is not None:
+                self._answered(outcome)
+                if self.stopping.is_set():
+                    return
+        except OutOfMemory as error:
+            self._halve(size, batch, error)
+
+    def _next(self, outcomes: Iterator[Rendered | Refused]) -> Rendered | Refused | None:
+        began_s = self.clock()
+        outcome = next(outcomes, None)
+        self.meter.busy_s += self.clock() - began_s
+        return outcome
+
+    def _of_size(self, size: Size, batch: int) -> Iterator[RenderRequest]:
+        """Requests of a size; ends early where a shard knows of a smaller batch."""
+        while not self.stopping.is_set() and (ticket := self.backlog.take(size)) is not None:
+            attempt = ticket.owner
+            if attempt.shapes.get(size, batch) < batch:
+                self.backlog.put_back([ticket])
+                return
+            yield self._handed_out(ticket, size, batch)
+
+    def _alone(self, first: Ticket[Attempt], size: Size) -> Iterator[RenderRequest]:
+        ticket = self.backlog.take_alone(first.owner)
+        if ticket is not None:
+            yield self._handed_out(ticket, size, 1)
+
+    def _handed_out(self, ticket: Ticket[Attempt], size: Size, batch: int) -> RenderRequest:
+        """The request of a ticket, once it is noted as in flight."""
+        began_s = self.clock()
+        attempt = ticket.owner
+
+        def ahead(most: int) -> list[RenderRequest]:
+            return [] if ticket.alone else self.backlog.ahead(attempt, size, most)
+
+        attempt.begun = True
+        attempt.flight.take(ticket.request, ahead, batch)
+        self._taken[ticket.request.key] = ticket
+        if not ticket.alone and not ahead(batch + 1)[batch:]:
+            self._prepare_next(attempt, size, batch)
+        self.meter.busy_s -= self.clock() - began_s
+        return rerolled(ticket.request, ticket.reroll)
+
+    def _prepare_next(self, attempt: Attempt, size: Size, batch: int) -> None:
+        """The shard is nearly all handed out: the first note on the next one is sent."""
+        following = self.backlog.next_owner(attempt, size)
+        if following is not None:
+            following.flight.prepare(lambda most: self.backlog.ahead(following, size, most), batch)
+
+    def _answered(self, outcome: Rendered | Refused) -> None:
+        ticket = self._taken.pop(outcome.request.key)
+        attempt = ticket.owner
+        attempt.flight.answered(outcome.request.key)
+        if isinstance(outcome, Rendered):
+            self.meter.image(time.time())
+        self._decide(ticket, outcome)
+
+    def _decide(self, ticket: Ticket[Attempt], outcome: Rendered | Refused) -> None:
+        """Tell what became of a sample, unless it is to be rendered again."""
+        verdict = judged(outcome, ticket.reroll, self.on_flagged)
+        if verdict is None:
+            again = Ticket(ticket.owner, ticket.request, ticket.reroll + 1, ticket.alone)
+            self.backlog.add_again(again)
+        else:
+            self.decided(ticket.owner, verdict)
+
+    def _halve(self, size: Size, batch: int, error: OutOfMemory) -> None:
+        """Go on with half the batch; a row that does not fit alone never will."""
+        tickets = self._interrupted()
+        if batch == 1 and tickets:
+            too_large = tickets.pop(0)
+            request = rerolled(too_large.request, too_large.reroll)
+            self._decide(too_large, Refused(request, "out_of_memory", error.message))
+        else:
+            self._batches[size] = lower_shape(self.store, self.sampler.info.device, size, batch)
+        self.backlog.put_back(tickets)
+
+    def _interrupted(self) -> list[Ticket[Attempt]]:
+        """What was taken and not answered, in the order of taking; nothing is in flight now."""
+        tickets = list(self._taken.values())
+        self._taken.clear()
+        for attempt in _owners(tickets):
+            attempt.flight.interrupted()
+        return tickets
+
+    def _fail(self, first: Ticket[Attempt], error: Exception) -> None:
+        concerned = _owners(self._interrupted()) or [first.owner]
+        self.failed(concerned, error)
+
+    def _batch(self, size: Size, attempt: Attempt) -> int:
+        """The batch size in force; it only ever goes down."""
+        known = [n for n in (self._batches.get(size), attempt.shapes.get(size)) if n is not None]
+        if known:
+            self._batches[size] = min(known)
+        else:
+            device = self.sampler.info.device
+            self._batches[size] = adopt_shape(
+                self.store, device, size, lambda: self._first_batch(size)
+            )
+        return self._batches[size]
+
+    def _first_batch(self, size: Size) -> int:
+        chosen = self.batch_size
+        return self.sampler.default_batch_size(*size) if chosen == "auto" else chosen
+
+
+def _owners(tickets: list[Ticket[Attempt]]) -> list[Attempt]:
+    """The shards of tickets, each once, in order."""
+    return list({id(ticket.owner): ticket.owner for ticket in tickets}.values())
