@@ -164,3 +164,8 @@ def shown(value: object, limit: int = 200) -> str:
     """A value as an error message shows it: `repr`, cut at `limit` characters and marked so."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the traces that libraries put below it; its type if nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

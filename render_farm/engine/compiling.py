@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from render_farm.engine.source import ModelSource
-from render_farm.errors import ModelError
+from render_farm.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,6 @@ def _allow_many_shapes() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def _is_worthwhile(source: ModelSource, device: torch.device) -> bool:
     least = WORTHWHILE_ON_CPU if device.type == "cpu" else WORTHWHILE_ON_ACCELERATOR
     return source.planned_images is not None and source.planned_images >= least
@@ -90,7 +86,7 @@ def _obstacle(device: torch.device) -> str | None:
     try:
         torch.compile(_next_to_nothing, dynamic=False)(torch.ones(8, device=device))
     except (RuntimeError, OSError) as error:  # a missing compiler, a cache that cannot be written
-        return _first_line(error)
+        return first_line(error)
     return None
 
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from render_farm.errors import InputError
+from render_farm.errors import InputError, first_line
 
 MAX_JOB_FILE_BYTES = 256_000
 """The longest negative prompt and much beside it; PyYAML takes two seconds for the worst."""
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
         raise InputError.of(
             "JOB",
-            f"{path} ({str(error).partition(chr(10))[0]})",
+            f"{path} ({first_line(error)})",
             allowed,
             "check the path and the file",
         ) from error

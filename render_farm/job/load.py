@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from render_farm.errors import InputError, Problem, shown
+from render_farm.errors import InputError, Problem, first_line, shown
 from render_farm.job.job_text import read_text
 from render_farm.job.spec import JobSpec, PromptsSpec, RequestField
 
@@ -118,7 +118,7 @@ def _parse(text: str) -> dict[str, Any]:
     except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        what = getattr(error, "problem", None) or _first_line(error)
+        what = getattr(error, "problem", None) or first_line(error)
         fix = "correct the YAML; a value that starts with *, & or ! stands in quotes"
         raise InputError.of("JOB", f"{where}{what}", allowed, fix) from error
     if not isinstance(document, dict):
@@ -230,7 +230,3 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], str
         elif field is not PromptsSpec.model_fields["columns"]:
             break
     return keys, model, description
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import InputError, NotFound, StopError
+from render_farm.errors import InputError, NotFound, StopError, first_line
 from render_farm.job.dictionaries import check_indices
 from render_farm.job.discover import find_files
 from render_farm.job.plan import Shard
@@ -24,7 +24,6 @@ from render_farm.job.schema import (
     check_values_fit,
     conform,
     doubtful_columns,
-    first_line,
     listed,
     unify,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import InputError, shown
+from render_farm.errors import InputError, first_line, shown
 
 BATCH_ROWS = 1024
 """Rows decoded at once: a page of few bytes may stand for thousands of long texts."""
@@ -153,8 +153,3 @@ def listed(names: Sequence[str]) -> str:
     plain = (name if name and name.isprintable() else repr(name) for name in names)
     text = ", ".join(plain)
     return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]}…"
-
-
-def first_line(error: Exception) -> str:
-    """What an error of Arrow says, without its trace."""
-    return str(error).partition("\n")[0] or type(error).__name__
