@@ -128,12 +128,18 @@ class Backlog(Generic[Owner]):
             elif waiting is not None:
                 _queue(waiting, ticket).append(ticket)
 
+    def count(self, owner: Owner, size: Size) -> int:
+        """How many requests of a shard and size wait."""
+        with self._changed:
+            waiting = self._shards.get(owner)
+            return len(waiting.of_size.get(size, ())) if waiting is not None else 0
+
     def ahead(self, owner: Owner, size: Size, most: int) -> list[RenderRequest]:
         """The requests of a shard and size that wait, in order, at most so many."""
         with self._changed:
             waiting = self._shards.get(owner)
-            queue = waiting.of_size.get(size) if waiting is not None else None
-            return [ticket.request for ticket in islice(queue or (), most)]
+            queue = waiting.of_size.get(size, ()) if waiting is not None else ()
+            return [ticket.request for ticket in islice(queue, most)]
 
     def next_owner(self, owner: Owner, size: Size) -> Owner | None:
         """The shard behind this one that the engine goes on with in the same size."""

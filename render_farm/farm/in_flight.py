@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from render_farm.job.request import RenderRequest
 
@@ -14,14 +15,36 @@ MOST_COVERED = 4096
 Errand = Callable[[Callable[[], None]], Callable[[], object]]
 """Does something, here or in another thread; what it returns waits until it is done."""
 
-Ahead = Callable[[int], Sequence[RenderRequest]]
-"""The requests that wait behind the one in hand, in order, at most so many."""
+
+class Following(Protocol):
+    """The requests of a shard that wait behind the one in hand."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def first(self, most: int) -> Sequence[RenderRequest]:
+        """Those that are taken next, in order, at most so many."""
+        ...
 
 
 def at_once(work: Callable[[], None]) -> Callable[[], object]:
     """The `Errand` that is done when it returns."""
     work()
     return lambda: None
+
+
+class _Nothing:
+    def __len__(self) -> int:
+        return 0
+
+    def first(self, most: int) -> Sequence[RenderRequest]:
+        del most
+        return ()
+
+
+NOTHING: Following = _Nothing()
+"""Nothing follows a request that is rendered alone."""
 
 
 class Pace:
@@ -67,24 +90,22 @@ class InFlight:
         self._noted = False
         self._coming: tuple[int, Callable[[], object]] | None = None
 
-    def take(self, request: RenderRequest, ahead: Ahead, batch_size: int) -> None:
-        """The engine is about to be given `request`; `ahead` are those that follow it."""
+    def take(self, request: RenderRequest, following: Following, batch_size: int) -> None:
+        """The engine is about to be given `request`."""
         cover = self._pace.cover(batch_size)
         if not self._covered:
             if self._coming is None:
-                self._send([request, *ahead(cover - 1)])
+                self._send([request, *following.first(cover - 1)])
             self._arrive()
         self._covered -= 1
         self._open[request.key] = request.row
         if self._coming is None and self._covered <= cover // 2:
-            self.prepare(ahead, batch_size)
+            self.prepare(following, batch_size)
 
-    def prepare(self, ahead: Ahead, batch_size: int) -> None:
+    def prepare(self, following: Following, batch_size: int) -> None:
         """Send the next note on its way, unless it is, or there is nothing left for it to name."""
-        if self._coming is None:
-            following = ahead(self._covered + self._pace.cover(batch_size))
-            if len(following) > self._covered:
-                self._send(following)
+        if self._coming is None and len(following) > self._covered:
+            self._send(following.first(self._covered + self._pace.cover(batch_size)))
 
     def answered(self, key: str) -> None:
         """The engine has answered a request."""

@@ -13,6 +13,7 @@ from render_farm.errors import DeviceLost, OutOfMemory
 from render_farm.farm.attempt import Attempt
 from render_farm.farm.backlog import Backlog, Size, Ticket
 from render_farm.farm.flagged import judged
+from render_farm.farm.in_flight import NOTHING, Following
 from render_farm.job.request import RenderRequest
 from render_farm.job.rerolls import rerolled
 from render_farm.job.spec import OnFlagged
@@ -35,6 +36,21 @@ class EngineTime:
         if self.first_image_at is None:
             self.first_image_at = now
         self.last_image_at = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What of one shard and size waits in the backlog."""
+
+    backlog: Backlog[Attempt]
+    attempt: Attempt
+    size: Size
+
+    def __len__(self) -> int:
+        return self.backlog.count(self.attempt, self.size)
+
+    def first(self, most: int) -> list[RenderRequest]:
+        return self.backlog.ahead(self.attempt, self.size, most)
 
 
 @dataclass(slots=True)
@@ -117,23 +133,20 @@ class Stream:
         """The request of a ticket, once it is noted as in flight."""
         began_s = self.clock()
         attempt = ticket.owner
-
-        def ahead(most: int) -> list[RenderRequest]:
-            return [] if ticket.alone else self.backlog.ahead(attempt, size, most)
-
+        following: Following = NOTHING if ticket.alone else _Waiting(self.backlog, attempt, size)
         attempt.begun = True
-        attempt.flight.take(ticket.request, ahead, batch)
+        attempt.flight.take(ticket.request, following, batch)
         self._taken[ticket.request.key] = ticket
-        if not ticket.alone and not ahead(batch + 1)[batch:]:
+        if not ticket.alone and len(following) <= batch:
             self._prepare_next(attempt, size, batch)
         self.meter.busy_s -= self.clock() - began_s
         return rerolled(ticket.request, ticket.reroll)
 
     def _prepare_next(self, attempt: Attempt, size: Size, batch: int) -> None:
         """The shard is nearly all handed out: the first note on the next one is sent."""
-        following = self.backlog.next_owner(attempt, size)
-        if following is not None:
-            following.flight.prepare(lambda most: self.backlog.ahead(following, size, most), batch)
+        coming = self.backlog.next_owner(attempt, size)
+        if coming is not None:
+            coming.flight.prepare(_Waiting(self.backlog, coming, size), batch)
 
     def _answered(self, outcome: Rendered | Refused) -> None:
         ticket = self._taken.pop(outcome.request.key)

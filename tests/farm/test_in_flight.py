@@ -23,6 +23,13 @@ class Clock:
         return self.now
 
 
+class Following(list):
+    """Requests that wait."""
+
+    def first(self, most: int) -> list[RenderRequest]:
+        return self[:most]
+
+
 class Flight:
     """An `InFlight` of requests 0 … rows - 1 and what it noted."""
 
@@ -35,7 +42,7 @@ class Flight:
 
     def take(self) -> RenderRequest:
         taken = self.waiting.pop(0)
-        self.flight.take(taken, lambda most: self.waiting[:most], self.batch_size)
+        self.flight.take(taken, Following(self.waiting), self.batch_size)
         return taken
 
 
