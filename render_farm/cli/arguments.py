@@ -35,7 +35,12 @@ AllowOpenCluster = Annotated[
     ),
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="Drive in the background and return at once.")
+    bool,
+    typer.Option(
+        "--detach",
+        help="Return while the driver goes on: with --address (a dashboard's http:// does as well) "
+        "as a Ray job on the cluster's head, else as a process of this machine.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,

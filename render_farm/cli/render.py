@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from render_farm.cli import arguments as args
-from render_farm.cli.console import Report, err, lasting, reporting, set_up_logging
+from render_farm.cli.console import err, lasting, reporting, set_up_logging
+from render_farm.cli.detaching import detach as start_detached
 from render_farm.cli.driving import drive, model_cache
 
 if TYPE_CHECKING:
-    from render_farm.farm.session import FreeKeys, Where
+    from render_farm.farm.session import Where
     from render_farm.ledger.record import RunRecord
-    from render_farm.store.base import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -47,15 +42,17 @@ def submit(
         from render_farm.farm.prepare import prepare
         from render_farm.farm.session import free_keys
         from render_farm.job.load import load_job
+        from render_farm.ledger import keys
+        from render_farm.store.base import exists
 
         spec = lasting(load_job(job, overrides or ()))
         store, record = open_run(prepare(spec, model_cache()), allow_no_cas=allow_no_cas)
         _warn_of_versions(record, strict=strict_versions)
-        where = _where(local, address, allow_open=allow_open_cluster)
-        if detach:
-            _detach(store, record, where, free_keys(spec), report)
+        where, free = _where(local, address, allow_open=allow_open_cluster), free_keys(spec)
+        if detach and not exists(store, keys.MANIFEST):
+            start_detached(store, record, where, free, report, strict_versions=strict_versions)
             return
-        drive(store, record, where, free_keys(spec), report)
+        drive(store, record, where, free, report)
 
 
 def resume(
@@ -73,8 +70,10 @@ def resume(
     set_up_logging(verbose)
     with reporting(as_json) as report:
         from render_farm.farm.session import free_keys
+        from render_farm.ledger import keys
         from render_farm.ledger.cancel import refuse_cancelled
         from render_farm.ledger.record import read_record
+        from render_farm.store.base import exists
         from render_farm.store.open import open_store
 
         store = open_store(run)
@@ -83,8 +82,8 @@ def resume(
         free = free_keys(record.job, tuple(overrides or ()))
         _warn_of_versions(record, strict=strict_versions)
         where = _where(local, address, allow_open=allow_open_cluster)
-        if detach:
-            _detach(store, record, where, free, report)
+        if detach and not exists(store, keys.MANIFEST):
+            start_detached(store, record, where, free, report, strict_versions=strict_versions)
             return
         drive(store, record, where, free, report)
 
@@ -145,34 +144,3 @@ def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:
             f"[bold yellow]warning[/]: {name} is {now} here and was {then} at the first submit; "
             "pictures may differ in the last bits (--strict-versions refuses)"
         )
-
-
-def _detach(store: Store, record: RunRecord, where: Where, free: FreeKeys, report: Report) -> None:
-    """Start `resume` in a process of its own that outlives this one, with its log in a file."""
-    from render_farm.farm.session import check_where
-
-    check_where(store, where)
-    run = store.uri
-    log = Path(tempfile.gettempdir()) / f"render-farm-{record.token[:12]}.log"
-    command = [sys.executable, "-m", "render_farm", "resume", run]
-    if where.local:
-        command += ["--local"]
-    elif where.address:
-        command += ["--address", where.address]
-        command += ["--allow-open-cluster"] if where.allow_open else []
-    for section, values in (("workers", free.workers), ("limits", free.limits)):
-        for key, value in values.model_dump().items():
-            if (section, key) != ("workers", "batch_size"):
-                command += ["--set", f"{section}.{key}={value}"]
-    with log.open("ab") as stream:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            env=os.environ,
-        )
-    report.data = {"run": run, "pid": process.pid, "log": str(log)}
-    report.table([("run", run), ("driver", f"process {process.pid}"), ("log", str(log))])
-    report.say(f"follow it with: render-farm status {run}")

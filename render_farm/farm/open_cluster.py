@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
+import json
 import os
 import re
+import urllib.error
+import urllib.request
 
 from ray._private.services import canonicalize_bootstrap_address
 from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
@@ -12,11 +16,15 @@ from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: igno
 from render_farm.errors import InputError
 from render_farm.farm.cluster import OWN, REACH_S, no_cluster
 
-PLACE = re.compile(r"(?P<client>ray://)?(?P<target>(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d+)")
+HOST = r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])"
+PLACE = re.compile(rf"(?P<client>ray://)?(?P<target>{HOST}:\d+)")
+WEB = re.compile(rf"https?://{HOST}(?::\d+)?/?")
+"""The URL of a dashboard, by which a cluster takes jobs and cannot be joined."""
 
 # What anybody may ask a head, and a Ray Client server, that ask for no token.
 NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 CLIENT = "/ray.rpc.RayletDriver/ClusterInfo"
+PAGE = "/api/v0/nodes?limit=10000"
 
 
 def refuse_open_cluster(address: str) -> None:
@@ -31,8 +39,25 @@ def refuse_open_cluster(address: str) -> None:
     """
     if address in OWN or os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
         return
-    place = _place(address)
-    hosts = _hosts_told_to_strangers(address, place["target"], client=bool(place["client"]))
+    place = cluster_place(address)
+    _refuse_open(
+        address, _hosts_told_to_strangers(address, place["target"], client=bool(place["client"]))
+    )
+
+
+def refuse_open_dashboard(url: str) -> None:
+    """Refuse the dashboard of a cluster that asks for no token, as `refuse_open_cluster`.
+
+    Whoever reaches one runs code, too: it takes jobs. Certificates of the cluster's own do not
+    cover it.
+
+    Raises:
+        InputError: it is open to all; or there is no dashboard.
+    """
+    _refuse_open(url, _hosts_shown_to_strangers(url))
+
+
+def _refuse_open(address: str, hosts: list[str] | None) -> None:
     if hosts is not None and not (hosts and all(map(_is_loopback, hosts))):
         raise InputError.of(
             "--address",
@@ -44,8 +69,12 @@ def refuse_open_cluster(address: str) -> None:
         )
 
 
-def _place(address: str) -> re.Match[str]:
+def cluster_place(address: str) -> re.Match[str]:
     """Host and port of a cluster. Raises: `InputError` if the address is none that we know."""
+    if WEB.fullmatch(address):
+        raise no_cluster(
+            address, ValueError("neither auto nor host:port but a dashboard, which --detach takes")
+        )
     try:
         found = canonicalize_bootstrap_address(address) if address == "auto" else address
     except (ConnectionError, ValueError) as error:
@@ -78,6 +107,24 @@ def _hosts_told_to_strangers(address: str, target: str, *, client: bool) -> list
             raise no_cluster(address, ConnectionError(error.details())) from error
     nodes = [] if client else GetAllNodeInfoReply.FromString(answer).node_info_list
     return [node.node_manager_address for node in nodes if node.state == node.ALIVE]
+
+
+def _hosts_shown_to_strangers(url: str) -> list[str] | None:
+    """The hosts of the cluster's nodes as its dashboard shows them; None if it asks for a token.
+
+    Raises: `InputError` if no dashboard answers.
+    """
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url.rstrip("/") + PAGE, timeout=REACH_S) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+            return [node["node_ip"] for node in nodes if node["state"] == "ALIVE"]
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403}:
+            return None
+        raise no_cluster(url, error) from error
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        raise no_cluster(url, error) from error
 
 
 def _is_loopback(host: str) -> bool:
