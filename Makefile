@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 FARM := $(BIN)/render-farm
 DEMO := demo
 CEPH := $(PYTHON) infra/ceph/one_host.py --bucket render-farm --
+BENCH_INTO = $(if $(filter small,$(BENCH)),--into build/bench,--full --into docs)
 CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-s3 demo-s3-inside test storm check fmt figures clean
+.PHONY: help demo demo-s3 demo-s3-inside test storm bench check fmt figures clean
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +56,9 @@ test: $(READY) ## Run every test and a small storm (Ceph's packages are needed f
 
 storm: $(READY) ## Ten times the kills of CI: more than a thousand, an hour and a half
 	STORM=10 $(BIN)/python -m pytest tests/storm
+
+bench: $(READY) ## Measure the farm and its rivals into docs/scale.md (25 minutes; BENCH=small, ONLY=name)
+	$(BIN)/python -m tests.bench $(BENCH_INTO) $(addprefix --only ,$(ONLY))
 
 check: $(READY) ## Lint, types and the floors of the house
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Commands that measure: bench engine."""
+"""Commands that measure: `bench engine`, and `bench farm` of `bench_farm`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from render_farm.cli import arguments as args
+from render_farm.cli import bench_farm
 from render_farm.cli.console import err, out, reporting, set_up_logging
 from render_farm.errors import InputError, Problem
 
@@ -30,6 +31,7 @@ bench = typer.Typer(
     rich_markup_mode=None,
     help="The project's own measurements.",
 )
+bench.command()(bench_farm.farm)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from render_farm.store.base import Store
+from render_farm.store.counting import CountingStore
 from render_farm.store.folder import FolderStore
 from render_farm.store.memory import MemoryStore
 from render_farm.store.s3 import S3Store
@@ -22,7 +23,7 @@ SMALL = S3Options(
     part_bytes=5 << 20,
     page_size=7,
 )
-KINDS = ["memory", "folder", "moto", pytest.param("ceph", marks=pytest.mark.ceph)]
+KINDS = ["memory", "folder", "counting", "moto", pytest.param("ceph", marks=pytest.mark.ceph)]
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, s3_uri: Callable[[str]
         return MemoryStore()
     if request.param == "folder":
         return FolderStore(tmp_path / "store")
+    if request.param == "counting":
+        return CountingStore(FolderStore(tmp_path / "store"))
     return small_s3_store(s3_uri("moto_server" if request.param == "moto" else "ceph"))
 
 

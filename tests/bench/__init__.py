@@ -1,0 +1,1 @@
+"""Measurements: small forms of what `make bench` does in full, and the rivals it measures."""

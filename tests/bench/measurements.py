@@ -1,0 +1,242 @@
+"""Everything that `make bench` measures: by name, each a function of how much is to be done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.ceph.one_host import CephServer
+from jobs.scenes.prompts import prompt_table
+from render_farm.farm.bench.apart import measure_apart
+from render_farm.farm.bench.options import FarmOptions
+from render_farm.farm.bench.workload import write_prompts
+from tests.bench.rivals.case import Case
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = str(ROOT / "jobs" / "scenes" / "model")
+CHILD_S = 1500
+
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: rows of each kind of run, and how often it is repeated."""
+
+    few_rows: int
+    some_rows: int
+    many_rows: int
+    shard_rows: int
+    rounds: int
+    duty_rows: int
+    demo_rows: int
+    demo_rounds: int
+    elastic_rows: int
+
+
+FULL = Scale(10_000, 100_000, 1_000_000, 500, 3, 1024, 256, 3, 6400)
+SMALL = Scale(2_000, 6_000, 12_000, 50, 1, 256, 64, 1, 1600)
+
+Result = dict[str, Any]
+Measurement = Callable[[Scale], Result]
+
+
+def farm(rows: int, **options: Any) -> Result:
+    """`render-farm bench farm --json`."""
+    return measure_apart(FarmOptions(rows=rows, **options), lambda progress: None).as_json()
+
+
+def few(scale: Scale) -> Result:
+    """The smallest point of the curve."""
+    return {"farm": [farm(scale.few_rows, shard_rows=scale.shard_rows) for _ in range(3)]}
+
+
+def many(scale: Scale) -> Result:
+    """The largest point of the curve, once."""
+    return {"farm": [farm(scale.many_rows, shard_rows=scale.shard_rows)]}
+
+
+def many_on_ceph(scale: Scale) -> Result:
+    """As many rows, to a real S3 store."""
+    with ceph() as store:
+        return {"farm": [farm(scale.many_rows, shard_rows=scale.shard_rows, store=store)]}
+
+
+def contest(scale: Scale, store: str | None = None) -> Result:
+    """The farm with two containers and Ray Data, by turns."""
+    found: Result = {"rows": scale.some_rows, "parquet": [], "webdataset": [], "ray_data": []}
+    how = {"shard_rows": scale.shard_rows, "store": store}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        prompts = Path(folder) / "prompts.parquet"
+        write_prompts(prompts, scale.some_rows)
+        for turn in range(scale.rounds):
+            found["parquet"].append(farm(scale.some_rows, **how))
+            found["webdataset"].append(farm(scale.some_rows, container="webdataset", **how))
+            case = Case(
+                prompts=str(prompts),
+                output=f"{store or folder}/rival-{turn}",
+                marks=made(Path(folder) / f"marks-{turn}"),
+                rows=scale.some_rows,
+                rows_a_file=min(1000, scale.shard_rows * 2),
+            )
+            found["ray_data"].append(rival("ray_data", case))
+    return found
+
+
+def contest_on_ceph(scale: Scale) -> Result:
+    """The same to a real S3 store, once."""
+    with ceph() as store:
+        return contest(replace(scale, rounds=1), store)
+
+
+def resume(scale: Scale) -> Result:
+    """A half-done run is gone on with by another process."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        arguments = (folder, str(scale.many_rows))
+        child("tests.bench.half", *arguments)
+        return {"rows": scale.many_rows} | child("tests.bench.half", *arguments, "--resume")
+
+
+def duty(scale: Scale) -> Result:
+    """A stand-in accelerator of 30 ms a step."""
+    how = {"sleep_ms": 30, "width": 512, "height": 512, "image": "jpeg"}
+    return {
+        "20 steps": farm(scale.duty_rows, steps=20, **how),
+        "4 steps": farm(scale.duty_rows * 2, steps=4, **how),
+    }
+
+
+def demo(scale: Scale) -> Result:
+    """The demo model: the bare engine and the farm by turns, then every rival."""
+    found: dict[str, list[Result]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        case = demo_case(Path(folder), scale.demo_rows)
+        for turn in range(scale.demo_rounds):
+            for module in ("rivals.bare_engine", "farm_demo"):
+                name = module.rpartition(".")[2].removesuffix("_demo")
+                answer = child(f"tests.bench.{module}", fresh(case, f"{name}-{turn}").as_argument())
+                found.setdefault(f"{name}, 1 process", []).append(answer)
+        two = fresh(case, "farm-2", processes=2)
+        found["farm, 2 processes"] = [child("tests.bench.farm_demo", two.as_argument())]
+        for name, processes, threads in (
+            ("plain_loop", 1, 1),
+            ("plain_loop", 1, 2),
+            ("ray_data", 1, 1),
+            ("ray_data", 2, 1),
+            ("accelerate_split", 1, 1),
+            ("accelerate_split", 2, 1),
+        ):
+            label = f"{name}, {processes} process{'es' * (processes > 1)}"
+            label += f", {threads} threads" * (threads > 1)
+            its = fresh(case, label.replace(", ", "-"), processes=processes, threads=threads)
+            found[label] = [rival(name, its)]
+    return {"rows": scale.demo_rows, "images_per_s": _rates(found)}
+
+
+def elastic(scale: Scale) -> Result:
+    """Three raylets, one late and one killed."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        return child("tests.bench.elastic", folder, str(scale.elastic_rows))
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "duty": duty,
+    "few": few,
+    "contest": contest,
+    "contest-ceph": contest_on_ceph,
+    "demo": demo,
+    "elastic": elastic,
+    "many": many,
+    "many-ceph": many_on_ceph,
+    "resume": resume,
+}
+
+
+def demo_case(folder: Path, rows: int) -> Case:
+    """Prompts of the demo's world, of one batch size and encoder for everybody."""
+    prompts = folder / "scenes.parquet"
+    table = prompt_table(rows, 0, from_held_out=False)
+    pq.write_table(table.append_column("seed", pa.array(range(rows))), prompts)
+    return Case(
+        prompts=str(prompts),
+        output=str(folder),
+        marks=str(folder),
+        rows=rows,
+        prompt_column="caption",
+        model=MODEL,
+        guidance_scale=3.0,
+        processes=1,
+        rows_a_file=32,
+    )
+
+
+def fresh(case: Case, name: str, **changes: Any) -> Case:
+    """The case with a place of its own."""
+    folder = Path(case.prompts).parent
+    marks = made(folder / f"{name}-marks")
+    return replace(case, output=str(folder / name), marks=marks, **changes)
+
+
+def made(folder: Path) -> str:
+    folder.mkdir()
+    return str(folder)
+
+
+def rival(name: str, case: Case) -> Result:
+    """A rival's answer; several processes of a script are torchrun's to start."""
+    module = f"tests.bench.rivals.{name}"
+    if name == "accelerate_split" and case.processes > 1:
+        launch = ("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={case.processes}")
+        return child("torch.distributed.run", *launch, "-m", module, case.as_argument())
+    return child(module, case.as_argument())
+
+
+def child(module: str, *arguments: str) -> Result:
+    """Run a module in a process of its own; the last line that it prints is its answer."""
+    one_thread = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, **one_thread},
+        capture_output=True,
+        text=True,
+        timeout=CHILD_S,
+        check=False,
+    )
+    if done.returncode or not done.stdout.strip():
+        raise RuntimeError(f"{module} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    answer: Result = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+@contextmanager
+def ceph() -> Iterator[str]:
+    """A fresh S3 store on this machine, to which the environment leads meanwhile."""
+    with CephServer() as server:
+        before = dict(os.environ)
+        os.environ.update(server.environment())
+        try:
+            yield f"s3://{server.make_bucket('bench')}"
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _rates(found: Mapping[str, list[Result]]) -> dict[str, list[float]]:
+    return {name: [each["images_per_s"] for each in answers] for name, answers in found.items()}

@@ -1,0 +1,214 @@
+"""The page of results: a line for each bar with what was measured, the rivals, and a plot."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.results import Results
+
+PREAMBLE = Path(__file__).parent / "preamble.md"
+FARM_DEMO = "farm, 1 process"
+BARE = "bare_engine, 1 process"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A promise in figures: `value` is to be at least, or at most, `bar`."""
+
+    what: str
+    value: float
+    bar: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def line(self) -> str:
+        sign, verdict = "≤" if self.at_most else "≥", "yes" if self.met else "**no**"
+        return f"| {self.what} | {sign} {self.bar:g} | {self.value:.3g} | {verdict} |"
+
+
+def write_page(results: Results, folder: Path) -> None:
+    """Write ``scale.md`` and, where there is anything to be drawn, ``scale.svg``."""
+    drawn = draw_plot(results, folder / "scale.svg")
+    lines = [PREAMBLE.read_text().rstrip(), "", *_machine(results), ""]
+    lines += ["| bar | wanted | measured | met |", "|---|---|---|---|"]
+    lines += [bar.line() for bar in bars(results)]
+    lines += ["", *_runs(results), ""]
+    if drawn:
+        lines += ["![rows a second over rows, and memory of the driver](scale.svg)", ""]
+    lines += _demo(results)
+    (folder / "scale.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def bars(results: Results) -> list[Bar]:
+    """The bars for which there are results."""
+    return [*_contests(results), *_curve(results), *_duties(results), *_others(results)]
+
+
+def points(results: Results) -> dict[int, dict[str, float]]:
+    """Rows: medians of rate and driver's memory, of the farm with Parquet to a local store."""
+    runs: list[dict[str, Any]] = []
+    for name, key in (("few", "farm"), ("contest", "parquet"), ("many", "farm")):
+        runs += (results.found(name) or {}).get(key, [])
+    return {
+        rows: {
+            "rows_per_s": median(runs, "rows_per_s", rows),
+            "driver_peak_mb": median(runs, "driver_peak_mb", rows),
+        }
+        for rows in sorted({run["rows"] for run in runs})
+    }
+
+
+def median(runs: list[dict[str, Any]], key: str, rows: int | None = None) -> float:
+    """The median of a figure over runs, those of so many rows alone."""
+    return statistics.median(run[key] for run in runs if rows in {None, run["rows"]})
+
+
+def draw_plot(results: Results, path: Path) -> bool:
+    """Rate and memory over rows; False if there are not two points."""
+    found = points(results)
+    if len(found) < 2:
+        return False
+    import matplotlib  # noqa: PLC0415 - a second, which only a plot is worth
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    matplotlib.rcParams["svg.hashsalt"] = "scale"
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for axis, key, label in zip(
+        axes, ("rows_per_s", "driver_peak_mb"), ("rows/s", "driver, MB at its peak"), strict=True
+    ):
+        axis.plot(list(found), [each[key] for each in found.values()], marker="o", label="farm")
+        axis.set(xscale="log", xlabel="rows", ylabel=label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    contest = results.found("contest")
+    if contest:
+        rate = statistics.median(each["images_per_s"] for each in contest["ray_data"])
+        axes[0].plot([contest["rows"]], [rate], marker="s", linestyle="", label="Ray Data")
+    axes[0].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
+
+
+def _contests(results: Results) -> Iterator[Bar]:
+    for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
+        found = results.found(name)
+        if found:
+            theirs = statistics.median(each["images_per_s"] for each in found["ray_data"])
+            for container, wanted in (("parquet", 1.5), ("webdataset", 1.0)):
+                ours = median(found[container], "rows_per_s")
+                what = f"{container} ÷ Ray Data, {found['rows']:,} rows, {where}"
+                yield Bar(what, ours / theirs, wanted)
+
+
+def _curve(results: Results) -> Iterator[Bar]:
+    found = points(results)
+    if len(found) > 1:
+        rates = [each["rows_per_s"] for each in found.values()]
+        memory = [each["driver_peak_mb"] for each in found.values()]
+        span = f"{min(found):,} to {max(found):,} rows"
+        yield Bar(f"slowest ÷ fastest rows/s, {span}", min(rates) / max(rates), 0.9)
+        yield Bar(f"driver's peak memory, {span}", memory[-1] / memory[0], 1.1, at_most=True)
+
+
+def _duties(results: Results) -> Iterator[Bar]:
+    found = results.found("duty")
+    if found:
+        yield Bar("duty, 30 ms a step, 20 steps", found["20 steps"]["duty"], 0.97)
+        yield Bar("duty, 30 ms a step, 4 steps", found["4 steps"]["duty"], 0.93)
+
+
+def _others(results: Results) -> Iterator[Bar]:
+    half = results.found("resume")
+    if half:
+        what = f"seconds to the first dispatch, {half['rows']:,} rows half done"
+        yield Bar(what, half["first_dispatch_s"], 10, at_most=True)
+    demo = results.found("demo")
+    if demo:
+        rates = {name: statistics.median(each) for name, each in demo["images_per_s"].items()}
+        yield Bar("demo model, one worker ÷ bare engine", rates[FARM_DEMO] / rates[BARE], 0.97)
+        for processes in ("1 process", "2 processes"):
+            ours = rates[f"farm, {processes}"]
+            best = max(rates[name] for name in rates if _is_rival(name) and processes in name)
+            yield Bar(f"demo model ÷ fastest rival, {processes}", ours / best, 1.0)
+    elastic = results.found("elastic")
+    if elastic:
+        join_s = math.inf if elastic["join_s"] is None else elastic["join_s"]
+        yield Bar("seconds until a new raylet has work", join_s, 15, at_most=True)
+        yield Bar("makespan ÷ ideal, one joins, one dies", elastic["ratio"], 1.1, at_most=True)
+
+
+def _is_rival(name: str) -> bool:
+    return not name.startswith(("farm", "bare_engine"))
+
+
+def _machine(results: Results) -> list[str]:
+    document = results.document
+    here = document["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in here["libraries"].items())
+    size = "" if document["full"] else " **A small form: its figures mean little.**"
+    days = sorted({entry["at"][:10] for entry in document["results"].values()})
+    where = (
+        f"{here['cores']} cores of {here['processor']}, {here['memory_gb']} GB, {here['system']}"
+    )
+    return [f"Measured {' and '.join(days)} on {where}; {versions}.{size}"]
+
+
+def _runs(results: Results) -> list[str]:
+    """Every run of the farm with the rehearsal engine, medians where there are several."""
+    lines = [
+        "| run | rows | rows/s | driver MB | worker MB | messages a shard | calls a 1,000 rows |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, runs in _farm_runs(results):
+        rows = runs[0]["rows"]
+        requests = 1000 * sum(runs[0]["store_requests"].values()) / rows
+        figures = [median(runs, key) for key in ("rows_per_s", "driver_peak_mb", "worker_peak_mb")]
+        cells = " | ".join(f"{figure:,.0f}" for figure in figures)
+        messages = f"{median(runs, 'messages_per_shard'):.2f}"
+        lines.append(f"| {label} | {rows:,} | {cells} | {messages} | {requests:.1f} |")
+    for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
+        found = results.found(name)
+        if found:
+            rate = statistics.median(each["images_per_s"] for each in found["ray_data"])
+            lines.append(f"| Ray Data, {where} | {found['rows']:,} | {rate:,.0f} | | | | |")
+    return lines
+
+
+def _farm_runs(results: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for name, key, label in (
+        ("few", "farm", "parquet, local"),
+        ("contest", "parquet", "parquet, local"),
+        ("many", "farm", "parquet, local"),
+        ("contest", "webdataset", "webdataset, local"),
+        ("contest-ceph", "parquet", "parquet, Ceph RGW"),
+        ("contest-ceph", "webdataset", "webdataset, Ceph RGW"),
+        ("many-ceph", "farm", "parquet, Ceph RGW"),
+    ):
+        found = results.found(name)
+        if found:
+            yield label, found[key]
+
+
+def _demo(results: Results) -> list[str]:
+    found = results.found("demo")
+    if not found:
+        return []
+    lines = [
+        f"Demo model, {found['rows']} rows of 64², 20 steps of DDIM, guidance 3, batch 16, PNG:"
+    ]
+    lines += ["", "| who | images/s |", "|---|---|"]
+    for name, rates in found["images_per_s"].items():
+        lines.append(f"| {name.replace('_', ' ')} | {statistics.median(rates):.1f} |")
+    return lines
