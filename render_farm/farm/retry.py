@@ -12,8 +12,9 @@ from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run, is_cancelled
 from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
-from render_farm.ledger.receipt import closed_shards, iter_receipts
+from render_farm.ledger.receipt import closed_shards
 from render_farm.ledger.record import RunRecord, read_record
+from render_farm.ledger.rollup import recall_receipts
 from render_farm.store.base import Store, exists
 from render_farm.store.keys import join_uri
 from render_farm.store.open import open_store
@@ -64,7 +65,7 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
     if exists(store, dataset):
         return Child(uri, job, sum(file.rows for file in survey(job.prompts.path).files))
     done = {row for child in children for row in done_origins(child)}
-    chosen = _chosen(store, record.plan.shards, done, cancelled)
+    chosen = _chosen(store, record, done, cancelled)
     rows = write_rows(store, record, dataset, chosen)
     if not rows:
         what = "quarantined or cancelled" if cancelled else "quarantined"
@@ -78,9 +79,9 @@ def make_child(store: Store, record: RunRecord, *, cancelled: bool) -> Child:
 
 
 def _chosen(
-    store: Store, shards: int, done: set[int], cancelled: bool
+    store: Store, record: RunRecord, done: set[int], cancelled: bool
 ) -> Iterator[tuple[int, Errors]]:
-    for receipt in iter_receipts(store, shards):
+    for receipt in recall_receipts(store, record):
         errors: dict[int, tuple[str, str]] = {}
         if receipt.counts.quarantined:
             errors.update(read_rejected(store, receipt))

@@ -16,6 +16,7 @@ HEARTBEAT = "driver/heartbeat.json"
 EPOCHS = "driver/epochs/"
 ATTEMPTS = "driver/attempts/"
 SHAPES = "driver/shape/"
+ROLLUPS = "driver/rollup/"
 PROBE = "driver/probe/"
 
 _BY_SHARD = re.compile(r"(?:receipts|driver/attempts)/(\d{6})\.json")
@@ -43,6 +44,11 @@ def epoch_of(key: str) -> int:
 def attempts(shard: int) -> str:
     """What is known of the attempts at an open shard."""
     return f"{ATTEMPTS}{shard:06d}.json"
+
+
+def rollup(number: int) -> str:
+    """The receipts of the `number`-th thousand of shards, in one object."""
+    return f"{ROLLUPS}{number}.json"
 
 
 def epoch(number: int) -> str:

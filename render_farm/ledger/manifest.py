@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from render_farm.ledger import keys
-from render_farm.ledger.receipt import Receipt, RowCounts, SampleCounts, iter_receipts
+from render_farm.ledger.receipt import Receipt, RowCounts, SampleCounts
 from render_farm.ledger.record import RunRecord
+from render_farm.ledger.rollup import Rollups, recall_receipts
 from render_farm.store.base import Store
 
 
@@ -81,12 +82,17 @@ class ManifestWriter:
 
 
 def write_manifest(store: Store, record: RunRecord) -> bool:
-    """Write `manifest.json` if every shard has its receipt; returns whether that was so."""
+    """Write `manifest.json` if every shard has its receipt; returns whether that was so.
+
+    Receipts that it found in no rollup are in one afterwards, so that nobody reads them again.
+    """
+    rollups = Rollups(store, record)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as scratch:
         path = Path(scratch) / "manifest.json"
         with ManifestWriter(path, record) as manifest:
-            for receipt in iter_receipts(store, record.plan.shards):
+            for receipt in recall_receipts(store, record, rollups=rollups):
                 manifest.add(receipt)
+            rollups.flush()
             if not manifest.close():
                 return False
         store.upload(keys.MANIFEST, path)

@@ -22,8 +22,10 @@ from render_farm.job.prompts import ShardReader
 from render_farm.job.resolve import JOB_SEED_COLUMN, ROW_COLUMN, ROW_KEY_COLUMN, key_of_row
 from render_farm.job.rows import rows_of
 from render_farm.ledger import keys
+from render_farm.ledger.read_ahead import READERS, read_ahead
 from render_farm.ledger.receipt import DataObject, Receipt, iter_receipts
 from render_farm.ledger.record import RunRecord
+from render_farm.ledger.rollup import recall_receipts
 from render_farm.store.base import Store
 
 ERROR_COLUMNS = ("rf_error_type", "rf_error")
@@ -42,9 +44,7 @@ Errors = Mapping[int, tuple[str, str]]
 
 def write_quarantine(store: Store, record: RunRecord) -> int:
     """Write `quarantine.parquet` from the receipts; returns its rows. No rows, no file."""
-    return write_rows(
-        store, record, keys.QUARANTINE, _quarantined(store, record.plan.shards), keep_origin=True
-    )
+    return write_rows(store, record, keys.QUARANTINE, _quarantined(store, record), keep_origin=True)
 
 
 def write_rows(
@@ -112,10 +112,14 @@ def done_origins(store: Store) -> Iterator[int]:
                     yield int(row.as_py())
 
 
-def _quarantined(store: Store, shards: int) -> Iterator[tuple[int, Errors]]:
-    for receipt in iter_receipts(store, shards):
-        if receipt.counts.quarantined:
-            yield receipt.shard, read_rejected(store, receipt)
+def _quarantined(store: Store, record: RunRecord) -> Iterator[tuple[int, Errors]]:
+    """Shards with quarantined rows; those of a few dozen shards are read ahead."""
+    receipts = recall_receipts(store, record)
+    return read_ahead(
+        lambda receipt: (receipt.shard, read_rejected(store, receipt)),
+        (receipt for receipt in receipts if receipt.counts.quarantined),
+        ahead=READERS,
+    )
 
 
 def _vouched(store: Store, item: DataObject) -> pa.BufferReader:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,10 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from render_farm.errors import NotFound, StopError
 from render_farm.job.plan import MAX_SHARDS
 from render_farm.ledger import keys
-from render_farm.store.base import Store
-
-READERS = 16
-"""Receipts are small: what reading them costs is round trips, so many go at once."""
+from render_farm.ledger.read_ahead import read_ahead
+from render_farm.store.base import ObjectInfo, Store
 
 
 class LedgerModel(BaseModel):
@@ -105,12 +101,18 @@ def read_receipt(store: Store, shard: int) -> Receipt | None:
     return receipt
 
 
-def closed_shards(store: Store, shards: int) -> Iterator[int]:
-    """The shards of a plan of `shards` that have a receipt, in order; strange keys are skipped."""
+def listed_receipts(store: Store, shards: int) -> Iterator[tuple[int, ObjectInfo]]:
+    """The shards of a plan of `shards` that have a receipt, in order, and what the store tells
+    of it; strange keys are skipped."""
     for info in store.list(keys.RECEIPTS):
         shard = keys.shard_of(info.key)
         if shard is not None and shard < shards:
-            yield shard
+            yield shard, info
+
+
+def closed_shards(store: Store, shards: int) -> Iterator[int]:
+    """The shards of a plan of `shards` that have a receipt, in order."""
+    return (shard for shard, _ in listed_receipts(store, shards))
 
 
 def iter_receipts(
@@ -118,11 +120,21 @@ def iter_receipts(
     shards: int = MAX_SHARDS,
     on_broken: Callable[[StopError], None] | None = None,
 ) -> Iterator[Receipt]:
-    """All receipts of a plan of `shards`, in order, read ahead by a few threads.
+    """All receipts of a plan of `shards`, in order, each read from under its own key.
+
+    The authority on what is committed; `recall_receipts` knows the same from fewer requests.
+    Memory stays bounded. What is no receipt raises `StopError`, or is given to `on_broken`.
+    """
+    return read_receipts(store, closed_shards(store, shards), on_broken)
+
+
+def read_receipts(
+    store: Store, wanted: Iterable[int], on_broken: Callable[[StopError], None] | None = None
+) -> Iterator[Receipt]:
+    """The receipts of the wanted shards in their order, without those that are open.
 
     Memory stays bounded. What is no receipt raises `StopError`, or is given to `on_broken`.
     """
-    listed = closed_shards(store, shards)
 
     def read(shard: int) -> Receipt | StopError | None:
         try:
@@ -130,12 +142,10 @@ def iter_receipts(
         except StopError as error:
             return error
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="receipts") as pool:
-        while batch := list(islice(listed, 16 * READERS)):
-            for found in pool.map(read, batch):
-                if isinstance(found, Receipt):
-                    yield found
-                elif found is not None and on_broken is not None:
-                    on_broken(found)
-                elif found is not None:
-                    raise found
+    for found in read_ahead(read, wanted):
+        if isinstance(found, Receipt):
+            yield found
+        elif found is not None and on_broken is not None:
+            on_broken(found)
+        elif found is not None:
+            raise found

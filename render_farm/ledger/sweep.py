@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 
 from render_farm.ledger import keys
+from render_farm.ledger.read_ahead import READERS, read_ahead
 from render_farm.ledger.receipt import closed_shards, read_receipt
 from render_farm.store.base import ObjectInfo, Store
 
@@ -27,14 +29,21 @@ def iter_orphans(store: Store) -> Iterator[ObjectInfo]:
     to win.
     """
     for prefix in (keys.DATA, keys.REJECTED):
-        owned = ((keys.owner(info.key), info) for info in store.list(prefix))
-        by_shard = groupby(
-            ((owner, info) for owner, info in owned if owner), key=lambda pair: pair[0][0]
-        )
-        for shard, pairs in by_shard:
-            receipt = read_receipt(store, shard)
+        for found, receipt in read_ahead(
+            lambda found: (found, read_receipt(store, found[0])),
+            _by_shard(store, prefix),
+            ahead=READERS,
+        ):
             if receipt is not None:
-                yield from (info for (_, attempt), info in pairs if attempt != receipt.attempt)
+                yield from (info for attempt, info in found[1] if attempt != receipt.attempt)
+
+
+def _by_shard(store: Store, prefix: str) -> Iterator[tuple[int, list[tuple[str, ObjectInfo]]]]:
+    """Shard by shard what lies below a prefix, each with its attempt."""
+    owned = ((keys.owner(info.key), info) for info in store.list(prefix))
+    ours = ((*owner, info) for owner, info in owned if owner)
+    for shard, group in groupby(ours, key=itemgetter(0)):
+        yield shard, [(attempt, info) for _, attempt, info in group]
 
 
 def sweep_run(store: Store, shards: int) -> Swept:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from render_farm.ledger import keys
@@ -12,9 +13,10 @@ from render_farm.ledger.attempts import read_attempts
 from render_farm.ledger.cancel import is_cancelled
 from render_farm.ledger.lease import read_heartbeat
 from render_farm.ledger.manifest import Totals, sum_receipts
-from render_farm.ledger.receipt import iter_receipts
+from render_farm.ledger.read_ahead import read_ahead
 from render_farm.ledger.record import RunRecord, read_record
-from render_farm.store.base import Store, exists
+from render_farm.ledger.rollup import recall_receipts
+from render_farm.store.base import ObjectInfo, Store, exists
 
 State = Literal["running", "complete", "stopped", "cancelled"]
 RATE_WINDOW = timedelta(minutes=10)
@@ -58,12 +60,14 @@ def read_status(store: Store, samples_rendered: int = 0) -> Status:
     Raises: `InputError` if there is no run.
     """
     record = read_record(store)
-    totals = sum_receipts(iter_receipts(store, record.plan.shards, lambda broken: None))
+    newest = _Newest()
+    receipts = recall_receipts(store, record, on_broken=lambda broken: None, on_listed=newest.add)
+    totals = sum_receipts(receipts)
     failed = tuple(_failed_shards(store))
     state, reason = _state(store, record, totals)
     counts = totals.row_counts()
     pending = record.plan.rows - counts.decided
-    rate = _rate(store, record) if state == "running" else None
+    rate = _rate(newest, record, store.now()) if state == "running" else None
     still_open = record.plan.shards - totals.shards - len(failed)
     return Status(
         run=store.uri,
@@ -104,31 +108,43 @@ def _state(store: Store, record: RunRecord, totals: Totals) -> tuple[State, str 
     return "stopped", last.reason or "the driver has fallen silent"
 
 
-def _failed_shards(store: Store) -> list[FailedShard]:
-    failed = []
-    for info in store.list(keys.ATTEMPTS):
-        shard = keys.shard_of(info.key)
-        if shard is None:
-            continue
-        log = read_attempts(store, shard)
-        if log.failed and log.failures and not exists(store, keys.receipt(shard)):
-            last = log.failures[-1]
-            failed.append(
-                FailedShard(shard, len(log.failures), last.error_type, last.error, last.worker)
-            )
-    return failed
+def _failed_shards(store: Store) -> Iterator[FailedShard]:
+    noted = (keys.shard_of(info.key) for info in store.list(keys.ATTEMPTS))
+    wanted = (shard for shard in noted if shard is not None)
+    for failed in read_ahead(lambda shard: _failed_shard(store, shard), wanted):
+        if failed is not None:
+            yield failed
 
 
-def _rate(store: Store, record: RunRecord) -> float | None:
+def _failed_shard(store: Store, shard: int) -> FailedShard | None:
+    log = read_attempts(store, shard)
+    if not (log.failed and log.failures) or exists(store, keys.receipt(shard)):
+        return None
+    last = log.failures[-1]
+    return FailedShard(shard, len(log.failures), last.error_type, last.error, last.worker)
+
+
+class _Newest:
+    """The newest `RATE_RECEIPTS` receipts of those that pass by: (time, shard), oldest first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[datetime, int]] = []
+
+    def add(self, shard: int, info: ObjectInfo) -> None:
+        push = heapq.heappush if len(self._heap) < RATE_RECEIPTS else heapq.heappushpop
+        push(self._heap, (info.modified_at, shard))
+
+    def since(self, time: datetime) -> list[tuple[datetime, int]]:
+        return sorted((at, shard) for at, shard in self._heap if at > time)
+
+
+def _rate(newest: _Newest, record: RunRecord, now: datetime) -> float | None:
     """Rows per second by the times of the newest receipts, as the store's clock wrote them."""
-    now, plan = store.now(), record.make_plan()
-    listed = ((info.modified_at, keys.shard_of(info.key)) for info in store.list(keys.RECEIPTS))
-    ours = ((at, shard) for at, shard in listed if shard is not None and shard < plan.shards)
-    newest = heapq.nlargest(RATE_RECEIPTS, ours)
-    recent = [(at, shard) for at, shard in newest if now - at < RATE_WINDOW]
+    recent = newest.since(now - RATE_WINDOW)
     if len(recent) < 2:
         return None
     # The oldest receipt only marks where the time begins.
-    rows = sum(plan.shard(shard).rows for _, shard in recent[:-1])
-    elapsed = (now - recent[-1][0]).total_seconds()
+    plan, (oldest, _) = record.make_plan(), recent[0]
+    rows = sum(plan.shard(shard).rows for _, shard in recent[1:])
+    elapsed = (now - oldest).total_seconds()
     return rows / elapsed if elapsed > 0 else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from render_farm.errors import NotFound, StopError
 from render_farm.ledger import keys
+from render_farm.ledger.read_ahead import READERS, read_ahead
 from render_farm.ledger.receipt import Receipt, read_receipt
 from render_farm.ledger.record import RunRecord
 from render_farm.output.corrupt import CorruptFile
@@ -12,12 +16,15 @@ from render_farm.store.base import Store
 from render_farm.views.findings import Findings
 from render_farm.views.results import shard_metadata
 
+MOST_OBJECTS = 1000
+"""So many objects of a shard are held at once: a page of a LIST."""
+
 
 def check_strays(store: Store, record: RunRecord, findings: Findings) -> int:
     """Count the orphans; note what nobody who reads ``data/*`` as a dataset expects to find there.
 
-    Objects of open shards are left out: their attempt may be about to win. Memory holds what one
-    shard's receipt answers for, whatever lies there.
+    Objects of open shards are left out: their attempt may be about to win. Memory holds what the
+    receipts of a few dozen shards answer for, whatever lies there.
     """
     shards = record.plan.shards
     for info in store.list(keys.RECEIPTS):
@@ -31,22 +38,45 @@ def check_strays(store: Store, record: RunRecord, findings: Findings) -> int:
 def _check_prefix(store: Store, record: RunRecord, prefix: str, findings: Findings) -> int:
     """The orphans below a prefix, whose objects are listed shard by shard."""
     orphans = 0
-    answered: _Answered | None = None
+    for found, answered in read_ahead(
+        lambda found: (found, _Answered(store, record, found.shard)),
+        _by_shard(store, record, prefix, findings),
+        ahead=READERS,
+    ):
+        if answered.attempt is None:
+            continue
+        for attempt, key in found.objects:
+            if attempt != answered.attempt:
+                orphans += 1
+            elif not answered.names(key):
+                findings.note("unexpected", f"{key} is named by no receipt")
+    return orphans
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Attempt and key of objects of one shard: of most shards all, of a large one some."""
+
+    shard: int
+    objects: list[tuple[str, str]]
+
+
+def _by_shard(store: Store, record: RunRecord, prefix: str, findings: Findings) -> Iterator[_Found]:
+    """The objects below a prefix, shard by shard; those of no planned shard are noted."""
+    found: _Found | None = None
     for info in store.list(prefix):
         owner = keys.owner(info.key)
         if owner is None or owner[0] >= record.plan.shards:
             findings.note("unexpected", f"{info.key} is of no planned shard")
             continue
         shard, attempt = owner
-        if answered is None or answered.shard != shard:
-            answered = _Answered(store, record, shard)
-        if answered.attempt is None:
-            continue
-        if attempt != answered.attempt:
-            orphans += 1
-        elif not answered.names(info.key):
-            findings.note("unexpected", f"{info.key} is named by no receipt")
-    return orphans
+        if found is not None and (found.shard != shard or len(found.objects) >= MOST_OBJECTS):
+            yield found
+            found = None
+        found = found or _Found(shard, [])
+        found.objects.append((attempt, info.key))
+    if found is not None:
+        yield found
 
 
 class _Answered:

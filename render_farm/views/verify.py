@@ -88,7 +88,10 @@ class Verdict:
 
 
 def verify_run(store: Store, record: RunRecord) -> Verdict:
-    """Read everything back that the receipts vouch for and hold it against the plan."""
+    """Read everything back that the receipts vouch for and hold it against the plan.
+
+    Every receipt is read from under its own key: a rollup is no proof.
+    """
     findings, handover = Findings(), Handover()
     totals = _check_receipts(store, record, findings, handover)
     counts = totals.row_counts()

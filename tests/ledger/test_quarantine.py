@@ -28,6 +28,7 @@ from render_farm.store.base import exists
 from render_farm.store.open import open_store
 from tests.making.jobs import make_job, write_prompts
 from tests.making.runs import Run, submit
+from tests.making.stores import FaultyStore
 
 ROWS = 10
 
@@ -82,6 +83,21 @@ def test_a_run_without_quarantined_rows_has_no_such_file(tmp_path: Path, name: s
     run = drive(submit(lenient(write_prompts(tmp_path / "p.parquet", 4), f"{name}/run")))
     assert not exists(run.store, keys.QUARANTINE)
     assert write_quarantine(run.store, run.record) == 0
+
+
+def test_only_shards_with_quarantined_rows_are_read_and_the_file_keeps_their_order(
+    tmp_path: Path, name: str
+) -> None:
+    prompts = write_prompts(tmp_path / "p.parquet", 120)
+    run = drive(submit(lenient(prompts, f"{name}/run", shards={"rows": 1})), *"123456789")
+    before, watched = quarantined(run), FaultyStore(run.store)
+    assert before["rf_row"].to_pylist() == list(range(1, 10))
+    assert write_quarantine(watched, run.record) == 9
+    assert quarantined(run).equals(before)
+    read = [key for key in watched.made("get") if not key.startswith(keys.RECEIPTS)]
+    rejected = {info.key for info in run.store.list(keys.REJECTED)}
+    assert len(rejected) == 9
+    assert {key for key in read if not key.startswith(keys.ROLLUPS)} == rejected
 
 
 def test_a_file_that_cannot_be_finished_leaves_no_copy_of_the_input_open(

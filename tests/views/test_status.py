@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +15,12 @@ from render_farm.ledger import keys
 from render_farm.ledger.attempts import AttemptLog, Failure, write_attempts
 from render_farm.ledger.cancel import cancel_run
 from render_farm.ledger.lease import Lease
+from render_farm.ledger.manifest import write_manifest
 from render_farm.ledger.receipt import iter_receipts
 from render_farm.store.memory import MemoryStore
 from render_farm.views.status import read_status
-from tests.making.stores import drive_on, render_on
+from tests.making.closed import close_shards, make_record
+from tests.making.stores import FaultyStore, drive_on, render_on
 from tests.views.conftest import ROWS, Made
 
 
@@ -208,3 +212,49 @@ def test_the_figures_have_the_form_of_the_design(run: Made) -> None:
         "eta_s",
     } <= document.keys()
     assert document["run"] == store.uri
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> FaultyStore:
+    """3,000 shards, all but the last closed, and the rollups of them; a driver runs."""
+    store = FaultyStore(MemoryStore("memory://long/run"))
+    record = make_record(store, tmp_path, 3000)
+    close_shards(store, range(2999))
+    write_manifest(store, record)
+    Lease.take(store, "driver")
+    store.calls.clear()
+    return store
+
+
+def test_three_thousand_shards_are_told_of_by_one_list_and_three_rollups(
+    long: FaultyStore,
+) -> None:
+    status = read_status(long)
+    assert (status.state, status.shards["done"], status.rows["pending"]) == ("running", 2999, 1)
+    assert status.rate is not None
+    gets = Counter(key.rpartition("/")[0] for key in long.made("get"))
+    assert gets == {"driver/rollup": 3, "driver": 1, "": 1}
+    assert sorted(long.made("list")) == [keys.ATTEMPTS, keys.RECEIPTS]
+    assert len(long.calls) <= 3 + 2 + 5
+
+
+def test_looking_writes_nothing(long: FaultyStore) -> None:
+    long.delete(keys.rollup(1))
+    long.calls.clear()
+    assert read_status(long).shards["done"] == 2999
+    assert {call.method for call in long.calls} <= {"get", "head", "list"}
+
+
+def test_logs_of_many_open_shards_are_read_and_only_failed_ones_looked_up(
+    long: FaultyStore,
+) -> None:
+    for shard in range(200):
+        log = failed_log(shard, failed=shard % 20 == 0)
+        write_attempts(long, log)
+    write_attempts(long, failed_log(2999))
+    long.calls.clear()
+    status = read_status(long)
+    assert [failed.shard for failed in status.failed_shards] == [2999]
+    assert status.shards == {"planned": 3000, "done": 2999, "failed": 1, "open": 0}
+    looked_up = [key for key in long.made("head") if key.startswith(keys.RECEIPTS)]
+    assert len(looked_up) == 11

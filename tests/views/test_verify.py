@@ -25,6 +25,7 @@ from render_farm.ledger.receipt import (
     read_receipt,
 )
 from render_farm.ledger.record import RunRecord
+from render_farm.ledger.rollup import Rollups, recall_receipts
 from render_farm.output.layout import CONTAINERS
 from render_farm.store.base import Store
 from render_farm.views.verify import Verdict, verify_run
@@ -576,6 +577,49 @@ def test_an_object_that_is_nobodys_is_unexpected(run: Made, stray: str) -> None:
     store, record = run
     store.put(stray, b"left here by somebody")
     assert counts(verify_run(store, record)) == {"unexpected": 1}
+
+
+def test_no_rollup_vouches_for_a_receipt_that_says_something_else(
+    make_run: Callable[..., Made],
+) -> None:
+    """A copy that everybody else believes proves nothing."""
+    store, record = make_run(rows=100, shards={"rows": 1})
+    drive_on(store, record)
+    rollups = Rollups(store, record)
+    list(recall_receipts(store, record, rollups=rollups))
+    rollups.flush()
+    assert [info.key for info in store.list(keys.ROLLUPS)] == [keys.rollup(0)]
+    assert verify_run(store, record).ok
+    honest = receipt_of(store, 9)
+    mirrored = tuple(
+        item.model_copy(update={"sha256": item.sha256[::-1]}) for item in honest.objects
+    )
+    store.put(
+        keys.receipt(9), honest.model_copy(update={"objects": mirrored}).to_bytes()
+    )  # of the same length
+    assert honest in list(recall_receipts(store, record))
+    assert words(store, record) == {"corrupt"}
+    watched = FaultyStore(store)
+    verify_run(watched, record)
+    assert not any(call.key.startswith(keys.ROLLUPS) for call in watched.calls)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["all readable", "one not"])
+def test_objects_of_many_shards_are_held_against_their_own_receipts(
+    broken: bool, make_run: Callable[..., Made]
+) -> None:
+    store, record = make_run(rows=80, shards={"rows": 1})
+    drive_on(store, record)
+    for shard in range(0, 80, 7):
+        store.put(f"data/{shard:06d}-lost{shard}.tar", b"an orphan")
+    attempt = receipt_of(store, 33).attempt
+    store.put(f"data/000033-{attempt}.notes", b"a stranger")
+    store.delete(keys.receipt(44))  # open again: whatever lies there is its attempts' business
+    store.put("data/000044-zombie.tar", b"about to win")
+    if broken:
+        store.put(keys.receipt(14), b"{")
+    verdict = verify_run(store, record)
+    assert (verdict.orphans, verdict.findings.unexpected) == (11 if broken else 12, 1)
 
 
 @only("webdataset")
