@@ -34,6 +34,8 @@ class Blame:
     def placed(self, worker: str, node: str) -> None:
         """The worker's process runs on this node."""
         self._node_of[worker] = node
+        # The more there are the more may be lost at once; a cluster that grows has more.
+        self._most_losses = max(self._most_losses, LOSSES_PER_WORKER * len(self._node_of))
 
     def node_of(self, worker: str) -> str:
         """Where the worker runs; a worker that nobody placed is on a node of its own."""

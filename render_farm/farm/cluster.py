@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import ray
 from ray._private import ray_constants
@@ -16,48 +15,40 @@ from ray.exceptions import RayError
 
 from render_farm.errors import InputError
 from render_farm.farm.auth_token import keep_token_private
+from render_farm.farm.sizing import Resources, size_workers
 from render_farm.job.spec import WorkersSpec
-
-log = logging.getLogger(__name__)
 
 REACH_S = 10.0
 OWN = (None, "local")
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What each worker reserves of its node, and how many workers there are to be."""
-
-    count: int
-    cpus: int
-    gpus: float
 
 
 def connect(address: str | None, workers: WorkersSpec) -> Resources:
     """Join the cluster at `address`, or start one on this machine, and size the workers.
 
     A cluster of our own asks for a token, listens on the loopback alone, and gets as many logical
-    CPUs as the job's workers ask for, so that a worker is never waited for in vain; how many
-    threads each uses is `workers.cpus`. Another is joined as it is: see `open_cluster`.
+    CPUs and resources as the job's workers ask for, so that a worker is never waited for in vain;
+    how many threads each uses is `workers.cpus`. Another is joined as it is: see `open_cluster`.
 
     Raises:
         InputError: there is no cluster at the address, or it cannot hold one worker.
     """
     if address in OWN:
         count = workers.count if workers.count != "auto" else 1
-        _start(max(os.cpu_count() or 1, count * workers.cpus))
+        custom = {name: count * amount for name, amount in workers.resources.items()}
+        _start(max(os.cpu_count() or 1, count * workers.cpus), custom)
     else:
         _join(str(address))
     return size_workers(workers, _nodes(), growing=address not in OWN)
 
 
-def _start(cpus: int) -> None:
+def _start(cpus: int, custom: Mapping[str, float]) -> None:
     keep_token_private(os.environ)
     try:
         with _kept_to_loopback():
             ray.init(
                 address="local",
                 num_cpus=cpus,
+                resources=dict(custom),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -144,42 +135,3 @@ def no_cluster(address: str, error: Exception) -> InputError:
 def disconnect() -> None:
     """Leave the cluster; one of our own ends with it."""
     ray.shutdown()
-
-
-def size_workers(
-    workers: WorkersSpec, nodes: Sequence[Mapping[str, float]], *, growing: bool
-) -> Resources:
-    """How many workers there are and what each reserves of one of `nodes`.
-
-    `gpus: auto` is one where the cluster has any and none elsewhere; `count: auto` is as many as
-    fit now. A `growing` cluster may have fewer nodes yet than the job asks for.
-
-    Raises:
-        InputError: not even one fits, and none is to be waited for.
-    """
-    gpus_there = sum(node.get("GPU", 0.0) for node in nodes)
-    gpus = (1.0 if gpus_there else 0.0) if workers.gpus == "auto" else workers.gpus
-    fitting = sum(_fitting(node, workers.cpus, gpus) for node in nodes)
-    count = fitting if workers.count == "auto" else workers.count
-    if fitting < 1 and not (growing and count):
-        largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-        raise InputError.of(
-            "workers",
-            f"cpus: {workers.cpus}, gpus: {gpus:g} a worker",
-            f"what one node can give: at most {largest:g} CPUs; {gpus_there:g} GPUs in all",
-            "lower workers.cpus or workers.gpus, or add nodes",
-        )
-    if count > fitting:
-        log.warning(
-            "fewer workers fit than asked for; the others wait for nodes",
-            extra={"asked": count, "fitting": fitting},
-        )
-    return Resources(count=count, cpus=workers.cpus, gpus=gpus)
-
-
-def _fitting(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Workers that one node holds. Ray counts in ten-thousandths, and floats would lose one."""
-    fitting = int(node.get("CPU", 0.0) // cpus)
-    if gpus:
-        fitting = min(fitting, round(node.get("GPU", 0.0) * 10_000) // round(gpus * 10_000))
-    return fitting

@@ -46,7 +46,17 @@ class Crew:
         self._failed_starts = 0
         self._due_s: list[float] = []
         self._waiting_for_room: set[str] = set()
-        self._in_hand: dict[str, int] = {}
+        self._in_hand: dict[str, dict[int, int]] = {}
+
+    @property
+    def size(self) -> int:
+        """Workers that are ready, make themselves ready, wait for room, or are due to start."""
+        return len(self.ready) + len(self._starting) + len(self._due_s)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is to come."""
+        return bool(self._in_hand)
 
     def start_one(self) -> None:
         """Start a worker under a new name."""
@@ -79,31 +89,55 @@ class Crew:
 
     def assign(self, worker: str, assignment: Assignment) -> None:
         """Hand a shard to a worker."""
-        self._in_hand[worker] = assignment.shard
-        self._watch.renders(worker, self._rows_of(assignment.shard), time.monotonic())
+        rows = self._rows_of(assignment.shard)
+        if worker in self._in_hand:
+            self._watch.takes(worker, rows)
+        else:
+            self._watch.renders(worker, rows, time.monotonic())
+        self._in_hand.setdefault(worker, {})[assignment.shard] = rows
         self._pool.assign(worker, assignment)
 
-    def answered(self, worker: str, *, rendered: bool) -> None:
-        """A worker has nothing in hand any more; if it `rendered`, its pace says what is usual."""
-        self._in_hand.pop(worker, None)
-        if rendered:
-            self._watch.closed(worker, time.monotonic())
-        self._watch.rests(worker)
+    def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
+        """Ask a worker to give a shard back."""
+        self._pool.abandon(worker, shard, unless_begun=unless_begun)
 
-    def gone(self, worker: str) -> int | None:
-        """A worker is no more; the shard it had in hand."""
+    def answered(self, worker: str, shard: int, *, rendered: bool) -> None:
+        """A worker has a shard no more; if it `rendered` it, its pace says what is usual."""
+        in_hand = self._in_hand[worker]
+        rows = in_hand.pop(shard)
+        now_s = time.monotonic()
+        if rendered:
+            self._watch.closed(worker, rows, now_s)
+        if in_hand:
+            self._watch.renders(worker, max(in_hand.values()), now_s)
+        else:
+            del self._in_hand[worker]
+            self._watch.rests(worker)
+
+    def gone(self, worker: str) -> None:
+        """A worker is no more."""
         self._watch.rests(worker)
         self._waiting_for_room.discard(worker)
         self.ready.discard(worker)
+        self._in_hand.pop(worker, None)
         if worker in self._starting:
             self._starting.discard(worker)
             self._failed_starts += 1
-        return self._in_hand.pop(worker, None)
+
+    def release(self, worker: str) -> None:
+        """End a worker for good."""
+        self._pool.discard(worker)
+        self.gone(worker)
+
+    def trim(self, most: int) -> None:
+        """Wait for room with no more workers than that `most` are left in all."""
+        for worker in sorted(self._waiting_for_room)[: max(0, self.size - most)]:
+            self._starting.discard(worker)  # it has not failed
+            self.release(worker)
 
     def replace(self, worker: str) -> None:
         """End a worker, if it still lives, and start another, if need be after a pause."""
-        self._pool.discard(worker)
-        self.gone(worker)
+        self.release(worker)
         doublings = self._failed_starts - 1
         pause_s = 0.0 if doublings < 0 else min(LONGEST_PAUSE_S, self._pause_s * 2.0**doublings)
         self._due_s.append(time.monotonic() + pause_s)
@@ -122,14 +156,14 @@ class Crew:
         """End the workers that were silent for too long at `heard_s`; the seconds by name.
 
         `heard_s` is when the caller last listened: what lies in wait since then is not silence. A
-        new note on the shard in hand is a sign of life. Workers that are no processes of their own
+        new note on a shard in hand is a sign of life. Workers that are no processes of their own
         cannot be ended.
         """
         if not self._pool.separate:
             return {}
         for worker in self._watch.silent(heard_s):
-            shard = self._in_hand.get(worker)
-            noted_s = None if shard is None else noted_ago(store, shard, worker)
+            ago = (noted_ago(store, shard, worker) for shard in self._in_hand.get(worker, ()))
+            noted_s = min((seconds for seconds in ago if seconds is not None), default=None)
             if noted_s is not None:
                 self._watch.seen(worker, time.monotonic() - noted_s)
         stalled = self._watch.silent(heard_s)

@@ -16,6 +16,22 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Ask the worker to give the shard back, as `Pool.abandon` says."""
+
+    worker: str
+    shard: int
+    unless_begun: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End the worker: there is nothing left for it."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """End the worker, if it still lives, and start another."""
 
@@ -44,4 +60,4 @@ class Stop:
     fix: str
 
 
-Decision = Assign | Replace | Avoid | GiveUp | Stop
+Decision = Assign | Abandon | Release | Replace | Avoid | GiveUp | Stop

@@ -1,4 +1,4 @@
-"""Workers as Ray actors. Of this program only this module and `cluster` import Ray.
+"""Workers as Ray actors.
 
 One actor is one worker. Two messages cross a shard: the assignment and the answer; pixels never
 do. Actors are not restarted by Ray and their calls are not repeated by it: what to do after a
@@ -9,28 +9,38 @@ ledger's business.
 from __future__ import annotations
 
 import logging
-import time
+import queue
 from collections.abc import Iterator, Set
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from render_farm.farm.actor import WorkerActor
-from render_farm.farm.cluster import Resources
+from render_farm.farm.elastic import Elastic
 from render_farm.farm.messages import Assignment, WorkerOptions
-from render_farm.farm.pool import Answered, Lost, Placed, PoolEvent, Ready, Refusal
+from render_farm.farm.pool import Answered, Draining, Lost, Placed, PoolEvent, Ready, Refusal
+from render_farm.farm.sizing import Resources
 from render_farm.farm.worker import SamplerBuilder
 
 log = logging.getLogger(__name__)
 
 NODE_ID = "ray.io/node-id"
 
+CONTROL_CALLS = 2
+"""Threads of an actor for what comes beside its shards: to stop, and to abandon one."""
+
 _Kind = Literal["where", "open", "run"]
+_Call = tuple[str, _Kind, "Future[Any]"]
 
 
 class RayPool:
-    """Actors by name; an event for each of their calls that has ended."""
+    """Actors by name; an event for each of their calls that has ended.
+
+    Ray calls back when a call ends, so that waiting for one costs the same however many there are:
+    `ray.wait` looks at every one, each time.
+    """
 
     separate = True
 
@@ -40,25 +50,29 @@ class RayPool:
         self._actor_options = {
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
+            "resources": dict(resources.custom),
             "max_restarts": 0,
             "max_task_retries": 0,
-            "max_concurrency": 2,
         }
+        self._elastic = Elastic(resources.bundle)
         self._avoided: Set[str] = frozenset()
         self._actors: dict[str, Any] = {}
         self._node_of: dict[str, str] = {}
-        self._calls: dict[Any, tuple[str, _Kind]] = {}
+        self._ended: queue.SimpleQueue[_Call] = queue.SimpleQueue()
 
     def start(self, options: WorkerOptions) -> None:
         elsewhere = {NODE_ID: f"!in({','.join(sorted(self._avoided))})"} if self._avoided else {}
-        options_here = {**self._actor_options, "label_selector": elsewhere}
-        actor = self._actor_class.options(**options_here).remote(self._builder)
+        actor = self._actor_class.options(
+            **self._actor_options,
+            label_selector=elsewhere,
+            max_concurrency=options.open_shards + CONTROL_CALLS,
+        ).remote(self._builder)
         self._actors[options.worker] = actor
-        self._calls[actor.where.remote()] = (options.worker, "where")
-        self._calls[actor.open.remote(options)] = (options.worker, "open")
+        self._expect(options.worker, "where", actor.where.remote())
+        self._expect(options.worker, "open", actor.open.remote(options))
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        self._calls[self._actors[worker].run.remote(assignment)] = (worker, "run")
+        self._expect(worker, "run", self._actors[worker].run.remote(assignment))
 
     def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
         self._actors[worker].abandon.remote(shard, unless_begun=unless_begun)
@@ -70,33 +84,48 @@ class RayPool:
     def discard(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
         self._node_of.pop(worker, None)
-        self._calls = {call: owner for call, owner in self._calls.items() if owner[0] != worker}
         if actor is not None:
             ray.kill(actor, no_restart=True)
 
     def avoid(self, nodes: Set[str]) -> None:
         self._avoided = nodes
 
+    def room(self) -> int:
+        return self._elastic.room(self._avoided, len(self._actors) - len(self._node_of))
+
+    def want(self, workers: int) -> None:
+        self._elastic.want(workers)
+
     def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
-        if not self._calls:
-            time.sleep(timeout_s)
-            return
-        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        if done and len(self._calls) > 1:
-            done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        for call in done:
-            if call in self._calls:  # handling one event may discard the worker of another
-                yield self._event(call)
+        for node in self._elastic.draining():
+            yield Draining(node)
+        for worker, kind, answer in self._wait(timeout_s):
+            if worker in self._actors:  # handling one event may discard the worker of another
+                yield self._event(worker, kind, answer)
 
     def close(self) -> None:
+        self._elastic.want(0)
         for worker in list(self._actors):
             self.discard(worker)
 
-    def _event(self, call: Any) -> PoolEvent:
-        """What a finished call means. A call whose end is not known loses its worker for good."""
-        worker, kind = self._calls.pop(call)
+    def _expect(self, worker: str, kind: _Kind, call: Any) -> None:
+        answer: Future[Any] = call.future()
+        answer.add_done_callback(lambda ended: self._ended.put((worker, kind, ended)))
+
+    def _wait(self, timeout_s: float) -> list[_Call]:
+        """All calls that have ended since the last time."""
         try:
-            result = ray.get(call)
+            ended = [self._ended.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        return ended
+
+    def _event(self, worker: str, kind: _Kind, answer: Future[Any]) -> PoolEvent:
+        """What a finished call means. A call whose end is not known loses its worker for good."""
+        try:
+            result = answer.result()
         except RayTaskError as error:
             cause = error.cause or error
             lost = Lost(worker, f"{type(cause).__name__}: {cause}")

@@ -58,7 +58,14 @@ class Lost:
     with_node: bool = False
 
 
-PoolEvent = Placed | Ready | Refusal | Answered | Lost
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The node will go soon, and all workers on it; told once."""
+
+    node: str
+
+
+PoolEvent = Placed | Ready | Refusal | Answered | Lost | Draining
 
 
 class Pool(Protocol):
@@ -102,6 +109,14 @@ class Pool(Protocol):
 
     def avoid(self, nodes: Set[str]) -> None:
         """Start no workers on these nodes from now on."""
+        ...
+
+    def room(self) -> int:
+        """How many workers more there would be room for, besides those that were started."""
+        ...
+
+    def want(self, workers: int) -> None:
+        """Ask whoever adds nodes for room for so many workers in all."""
         ...
 
     def poll(self, timeout_s: float) -> Iterable[PoolEvent]:
@@ -149,6 +164,12 @@ class LocalPool:
 
     def avoid(self, nodes: Set[str]) -> None:
         """There is one node, and it is never left out."""
+
+    def room(self) -> int:
+        return 0
+
+    def want(self, workers: int) -> None:
+        """Nobody adds to this process."""
 
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         try:

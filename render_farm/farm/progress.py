@@ -30,13 +30,13 @@ class Progress:
             quarantined_rows=self.quarantined_rows + receipt.counts.quarantined,
         )
 
-    def closed(self, receipt: Receipt, samples_rendered: int) -> Progress:
+    def closed(self, receipt: Receipt) -> Progress:
         """With a shard that was closed now."""
-        return replace(
-            self.closed_before(receipt),
-            decided_here=self.decided_here + receipt.rows,
-            samples_rendered=self.samples_rendered + samples_rendered,
-        )
+        return replace(self.closed_before(receipt), decided_here=self.decided_here + receipt.rows)
+
+    def rendered(self, samples: int) -> Progress:
+        """With what an attempt has rendered, be it the one that closed its shard or not."""
+        return replace(self, samples_rendered=self.samples_rendered + samples)
 
     def with_workers(self, workers: int, now_s: float) -> Progress:
         """With so many workers ready."""

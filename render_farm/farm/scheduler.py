@@ -1,20 +1,24 @@
 """Who renders what next: events in, decisions out, no clock, no store, no Ray.
 
-A shard that failed goes to a worker that has not failed it yet. When there is none left, a worker
-is replaced, so that the next attempt meets a fresh process. Once its attempts are used the shard
-is given up, and the others go on. A death that convicts a row uses no attempt: the next one goes on
-without that row.
+A worker has several shards in hand. A shard that failed goes to a worker that has not failed it
+yet. When there is none left, a worker is replaced, so that the next attempt meets a fresh process.
+Once its attempts are used the shard is given up, and the others go on. A death that convicts a row
+uses no attempt: the next one goes on without that row. Nor does one that may have been another
+shard's doing: but from then on the shard is rendered alone.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from render_farm.farm.blame import Blame
-from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
+from render_farm.farm.dealing import Dealer
+from render_farm.farm.decisions import Abandon, Avoid, Decision, GiveUp, Release, Replace, Stop
 from render_farm.farm.early_stop import over_limit
-from render_farm.farm.messages import Assignment, Tally
+from render_farm.farm.hands import Hands
+from render_farm.farm.leaving import Leaving
+from render_farm.farm.messages import Tally
+from render_farm.farm.shard_queue import ShardQueue
 from render_farm.ledger.attempts import AttemptLog
 from render_farm.ledger.receipt import Receipt
 
@@ -23,8 +27,9 @@ class Scheduler:
     """Decides for one invocation of the driver.
 
     `shards` yields the open ones in order, `logs` what earlier invocations left of some of them.
-    Attempts are counted anew; suspects are not forgotten. `last_error` is what the last shard that
-    was given up failed with.
+    Attempts are counted anew; suspects are not forgotten. `decided` counts the shards that were
+    closed or given up, `hands` says who has what, `last_error` is what the last shard that was
+    given up failed with.
     """
 
     def __init__(
@@ -40,23 +45,27 @@ class Scheduler:
         self.stopped: Stop | None = None
         self.given_up: set[int] = set()
         self.last_error = ""
-        self._fresh = shards
-        self._next: int | None = next(shards, None)
-        self._logs = dict(logs)
-        self._attempts = attempts
+        self.decided = 0
+        self.hands = Hands()
+        self._queue = ShardQueue(shards, logs, attempts)
         self._max_quarantined = max_quarantined
-        self._retries: deque[int] = deque()
-        self._failed_by: dict[int, set[str]] = {}
-        self._failed_on: dict[int, set[str]] = {}
-        self._attempts_used: dict[int, int] = {}
-        self._idle: list[str] = []
-        self._running: dict[str, int] = {}
         self._blame = Blame(workers, attempts)
+        self._leaving = Leaving(self._blame)
+        self._dealer = Dealer(self.hands, self._queue, self._blame, self._leaving)
 
     @property
     def finished(self) -> bool:
-        """Nothing is being rendered and nothing is left to hand out."""
-        return not self._running and (self.stopped is not None or not self._left())
+        """No open shard is being rendered and nothing is left to hand out."""
+        return not self.hands.open_shards and (self.stopped is not None or not self._queue)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether shards wait for a worker."""
+        return bool(self._queue)
+
+    def log(self, shard: int) -> AttemptLog:
+        """What is known of the attempts at a shard that is not decided."""
+        return self._queue.log(shard)
 
     def start(self) -> list[Decision]:
         """Decide before any worker is ready: a run may already be over its limits."""
@@ -66,25 +75,32 @@ class Scheduler:
         """A worker's process has started on a node and makes itself ready."""
         self._blame.placed(worker, node)
 
-    def worker_ready(self, worker: str) -> list[Decision]:
-        """A worker can take a shard."""
-        self._idle.append(worker)
-        return self._dismiss([worker]) + self._decide()
+    def worker_ready(self, worker: str, places: int = 1) -> list[Decision]:
+        """A worker can take `places` shards at a time."""
+        self.hands.join(worker, places)
+        return self._decide()
 
-    def worker_lost(self, worker: str, log: AttemptLog | None) -> list[Decision]:
-        """A worker's process ended; `log` is that of the shard it had, with this failure in it."""
-        shard = self._running.pop(worker, None)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        decisions: list[Decision] = []
-        convicted = False
-        if shard is not None and log is not None:
-            convicted = self._convicts(shard, log)
-            decisions += self._failed(shard, worker, log, convicted=convicted)
+    def worker_lost(self, worker: str, logs: Mapping[int, AttemptLog]) -> list[Decision]:
+        """A worker's process ended.
+
+        `logs` are those of the open shards it had begun, with this failure in them. One that it
+        had in hand and had not begun goes back as if nothing had been.
+        """
+        node = self._blame.node_of(worker)
+        alone = len(self.hands.of(worker)) == 1
+        lost = self.hands.open_of(worker)
+        self.hands.leave(worker)
+        convicted, decisions = False, list[Decision]()
+        for shard in lost:
+            if shard in logs:
+                convicts = self._queue.convicts(shard, logs[shard])
+                convicted = convicted or convicts
+                self._queue.failed(worker, node, logs[shard], counts=alone and not convicts)
+            decisions += self._settle(shard)
         if not convicted:  # else it was a row's doing
             if reason := self._blame.lost():
                 decisions += self.stop(*reason)
-            what = worker if shard is None else f"shard {shard}"
+            what = next((f"shard {shard}" for shard in lost if shard in logs), worker)
             decisions += self._without_node(self._blame.against_node(worker, what))
         return decisions + self._replace_lost(worker) + self._decide()
 
@@ -102,32 +118,56 @@ class Scheduler:
 
     def shard_closed(self, worker: str, receipt: Receipt) -> list[Decision]:
         """A shard has its receipt, written by this worker's attempt or by another."""
-        self._release(worker)
+        shard = receipt.shard
+        if not self.hands.is_open(shard):  # another's answer came first
+            return self.shard_given_back(worker, shard)
+        self.hands.answered(worker, shard)
         self._blame.forgive(worker)
         self.tally = self.tally.plus(receipt)
-        self._forget(receipt.shard)
-        return self._stop_if_over_limit() + self._dismiss([worker]) + self._decide()
+        others = [Abandon(w, shard, unless_begun=False) for w in self.hands.holders(shard)]
+        self._forget(shard)
+        return [*self._stop_if_over_limit(), *others, *self._decide()]
 
     def shard_failed(self, worker: str, shard: int, log: AttemptLog) -> list[Decision]:
-        """An attempt failed and its worker lives.
+        """An attempt at an open shard failed and its worker lives.
 
         A worker that fails again and again is replaced: what it suffers from may be its own; a
         node on which several shards fail is left out. When all attempts fail alike and none closes
         a shard, the run stops.
         """
-        self._release(worker)
-        decisions = self._failed(shard, worker, log, convicted=False)
+        self.hands.answered(worker, shard)
+        self._queue.failed(worker, self._blame.node_of(worker), log, counts=True)
+        decisions = self._settle(shard)
         if log.failures and (reason := self._blame.alike(*_last_error(log))):
             decisions += self.stop(*reason)
         decisions += self._without_node(self._blame.against_node(worker, f"shard {shard}"))
-        if self._blame.against_worker(worker) and worker in self._idle and not self.finished:
-            decisions += self._dismissed(worker)
+        if self._blame.against_worker(worker):
+            self._leaving.sends(worker)
+            decisions += self._emptied([worker])
         return decisions + self._decide()
 
-    def shard_given_back(self, worker: str) -> list[Decision]:
-        """A worker stopped as it was asked to; the shard stays open."""
-        self._release(worker)
-        return self._dismiss([worker]) + self._decide()
+    def shard_given_back(self, worker: str, shard: int) -> list[Decision]:
+        """A worker stopped as it was asked to; the shard stays open, if it was."""
+        was_open = self.hands.is_open(shard)
+        self.hands.answered(worker, shard)
+        return (self._settle(shard) if was_open else []) + self._decide()
+
+    def node_drains(self, nodes: Set[str]) -> list[Decision]:
+        """These nodes will go: workers there end what they have begun and take no more."""
+        self._leaving.drains(nodes)
+        there = [w for w in self.hands.workers if self._blame.node_of(w) in nodes]
+        return self._emptied(there) + self._decide()
+
+    def spare(self) -> list[str]:
+        """Workers that there is nothing left for; one stays while a shard may still fail."""
+        if self._queue:
+            return []
+        return list(self.hands.empty[1 if self.hands.open_shards else 0 :])
+
+    def release(self, worker: str) -> list[Decision]:
+        """End a spare worker."""
+        self._part_with(worker)
+        return [Release(worker), *self._on_any_node()]
 
     def stop(self, reason: str, fix: str) -> list[Decision]:
         """End the run before its end; the first reason stands."""
@@ -136,63 +176,59 @@ class Scheduler:
         self.stopped = Stop(reason, fix)
         return [self.stopped]
 
-    def _release(self, worker: str) -> None:
-        del self._running[worker]
-        self._idle.append(worker)
-
     def _forget(self, shard: int) -> None:
-        """Nothing is kept of a shard that will not be tried again: memory must not grow."""
-        for kept in (self._failed_by, self._failed_on, self._attempts_used, self._logs):
-            kept.pop(shard, None)
+        self.decided += 1
+        self.hands.settle(shard)
+        self._queue.forget(shard)
 
-    def _convicts(self, shard: int, log: AttemptLog) -> bool:
-        """Whether the last failure in a shard's log convicts a row that was none before."""
-        before = self._logs.get(shard, AttemptLog(shard=shard))
-        return len(log.condemned()) > len(before.condemned())
-
-    def _failed(
-        self, shard: int, worker: str, log: AttemptLog, *, convicted: bool
-    ) -> list[Decision]:
-        self._logs[shard] = log
-        self._failed_by.setdefault(shard, set()).add(worker)
-        self._failed_on.setdefault(shard, set()).add(self._blame.node_of(worker))
-        used = self._attempts_used.get(shard, 0) + (0 if convicted else 1)
-        self._attempts_used[shard] = used
-        if used >= self._attempts:
-            self.given_up.add(shard)
-            self.last_error = ": ".join(_last_error(log))
-            self._forget(shard)
-            return [GiveUp(shard)]
-        self._retries.append(shard)
-        return []
+    def _settle(self, shard: int) -> list[Decision]:
+        """What becomes of a shard whose attempt came to nothing, if no other is under way."""
+        if self.hands.holders(shard):
+            return []
+        if not self._queue.used_up(shard):
+            self._queue.put_back(shard)
+            return []
+        self.given_up.add(shard)
+        self.last_error = ": ".join(_last_error(self._queue.log(shard)))
+        self._forget(shard)
+        return [GiveUp(shard)]
 
     def _without_node(self, node: str | None) -> list[Decision]:
-        """Leave a node out, and dismiss the idle workers on it; the others end their shards."""
-        if node is None:
-            return []
-        return [Avoid(frozenset(self._blame.left_out)), *self._dismiss(list(self._idle))]
+        """Leave a node out; its workers end their shards."""
+        return [] if node is None else [Avoid(frozenset(self._blame.left_out))]
 
-    def _dismiss(self, workers: list[str]) -> list[Decision]:
-        """Replace those of the idle `workers` whose node is left out."""
-        doomed = [w for w in workers if w in self._idle and self._blame.is_left_out(w)]
-        return [decision for worker in doomed for decision in self._dismissed(worker)]
+    def _emptied(self, workers: Iterable[str]) -> list[Decision]:
+        """Take back what the workers have not begun."""
+        return [
+            Abandon(worker, shard, unless_begun=True)
+            for worker in workers
+            for shard in self.hands.open_of(worker)
+        ]
+
+    def _part_with(self, worker: str) -> None:
+        self.hands.leave(worker)
+        self._queue.gone(worker)
+        self._leaving.gone(worker)
+        self._blame.gone(worker)
 
     def _dismissed(self, worker: str) -> list[Decision]:
-        self._idle.remove(worker)
-        self._blame.gone(worker)
-        return [] if self.finished or self.stopped else [Replace(worker)]
+        """End a worker with nothing in hand; another in its place only if there is work for it."""
+        self._part_with(worker)
+        if self.finished or self.stopped:
+            return []
+        return [Replace(worker) if self._queue or not self.hands.workers else Release(worker)]
 
     def _replace_lost(self, worker: str) -> list[Decision]:
         """Start another in place of a worker that is no more, on any node if none is at work."""
-        self._blame.gone(worker)
+        self._part_with(worker)
         decisions = self._on_any_node()
-        if self.stopped is None and self._left():
+        if self.stopped is None and self._queue:
             decisions.append(Replace(worker))
         return decisions
 
     def _on_any_node(self) -> list[Decision]:
         """Forgive the nodes that are left out if no worker is anywhere else."""
-        if self.stopped is None and self._left() and self._blame.take_back():
+        if self.stopped is None and self._queue and self._blame.take_back():
             return [Avoid(frozenset())]
         return []
 
@@ -200,43 +236,27 @@ class Scheduler:
         reason = over_limit(self.tally, self._max_quarantined)
         return self.stop(*reason) if reason else []
 
-    def _left(self) -> bool:
-        return self._next is not None or bool(self._retries)
-
     def _decide(self) -> list[Decision]:
-        """Hand a shard to every idle worker that there is one for."""
-        if self.stopped is not None:
-            return []
+        """See off the workers that are to go; hand shards to all others that can take some."""
         decisions: list[Decision] = []
-        for worker in list(self._idle):
-            shard = self._take(worker)
-            if shard is not None:
-                self._idle.remove(worker)
-                self._running[worker] = shard
-                log = self._logs.get(shard, AttemptLog(shard=shard))
-                decisions.append(Assign(worker, Assignment(shard, log, self.tally)))
-        return decisions + self._refresh() + self._on_any_node()
-
-    def _take(self, worker: str) -> int | None:
-        """A shard that failed on other nodes, a fresh one, or one that failed on this node, too."""
-        node = self._blame.node_of(worker)
-        retries = [shard for shard in self._retries if worker not in self._failed_by[shard]]
-        elsewhere = [shard for shard in retries if node not in self._failed_on[shard]]
-        if not elsewhere and self._next is not None:
-            fresh, self._next = self._next, next(self._fresh, None)
-            return fresh
-        shard = next(iter(elsewhere or retries), None)
-        if shard is not None:
-            self._retries.remove(shard)
-        return shard
+        for worker in self.hands.free:
+            if self._leaving.goes(worker):
+                self._queue.gone(worker)
+                if not self.hands.of(worker):
+                    decisions += self._dismissed(worker)
+            elif self.stopped is None:
+                decisions += self._dealer.fill(worker, self.tally)
+        if self.stopped is None:
+            decisions += self._refresh() + self._dealer.steal(self.tally) + self._on_any_node()
+        return decisions
 
     def _refresh(self) -> list[Decision]:
-        """Replace an idle worker for each shard that every living worker has failed."""
+        """Replace a worker with nothing in hand for each shard that all of them have failed."""
         decisions: list[Decision] = []
-        for shard in self._retries:
-            stale = [worker for worker in self._idle if worker in self._failed_by[shard]]
-            if stale and all(worker in self._failed_by[shard] for worker in self._running):
-                decisions += self._dismissed(stale[0])
+        for shard in self._queue.failed_by_all(self.hands.workers):
+            stale = next(iter(self.hands.empty), None)
+            if stale is not None and self._queue.has_failed(stale, shard):
+                decisions += self._dismissed(stale)
         return decisions
 
 

@@ -20,6 +20,9 @@ from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord, is_free
 from render_farm.store.base import Store, exists
 
+OPEN_SHARDS = 3
+"""One that is rendered, one that is read ahead, one that is written and uploaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
@@ -51,7 +54,7 @@ def free_keys(job: JobSpec, overrides: tuple[str, ...] = ()) -> FreeKeys:
     names = [override.partition("=")[0] for override in overrides]
     pinned = [name for name in names if name == "name" or not is_free(name)]
     if pinned:
-        allowed = "limits.…, workers.count, workers.gpus, workers.cpus"
+        allowed = "limits.…, workers.… but workers.batch_size"
         fix = "leave it out; a run keeps what it was submitted with"
         raise InputError(tuple(Problem(f"--set {name}", "pinned", allowed, fix) for name in pinned))
     job = override_job(job, overrides)
@@ -105,25 +108,36 @@ def drive_run(
 
     Raises: as `Driver.drive`, and `InputError` if there is no cluster.
     """
-    with _pool(check_where(store, where), free.workers) as (pool, count):
-        driver_name = process_name()
-        how = DriveOptions(
-            workers=count,
-            limits=free.limits,
-            options=WorkerOptions(
-                run_uri=store.uri,
-                token=record.token,
-                worker=driver_name,
-                cpus=free.workers.cpus,
-                max_quarantined=free.limits.max_quarantined,
-                on_flagged=free.limits.on_flagged,
-                model_cache=where.model_cache,
-            ),
-            driver=driver_name,
-        )
+    where = check_where(store, where)
+    with _pool(where, free.workers) as (pool, count):
+        how = drive_options(store, record, where, free, count)
         driver = Driver(store, record, pool, how, on_progress)
         on_driver(driver)
         return driver.drive()
+
+
+def drive_options(
+    store: Store, record: RunRecord, where: Where, free: FreeKeys, workers: int
+) -> DriveOptions:
+    """How this process drives a run with so many workers, or, if they are ``auto``, at first."""
+    chosen = free.workers.open_shards
+    driver = process_name()
+    return DriveOptions(
+        workers=workers,
+        limits=free.limits,
+        options=WorkerOptions(
+            run_uri=store.uri,
+            token=record.token,
+            worker=driver,
+            cpus=free.workers.cpus,
+            max_quarantined=free.limits.max_quarantined,
+            on_flagged=free.limits.on_flagged,
+            model_cache=where.model_cache,
+            open_shards=OPEN_SHARDS if chosen == "auto" else chosen,
+        ),
+        driver=driver,
+        elastic=free.workers.count == "auto" and not where.local,
+    )
 
 
 @contextmanager

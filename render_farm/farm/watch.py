@@ -27,8 +27,9 @@ class _Watched:
 class Watch:
     """Holds every worker's silence against a limit.
 
-    The limit for a shard is ten times what it would take at the slowest pace of any shard closed so
-    far, at least five minutes; `stalled_after_s` stands in for all that.
+    The limit is ten times what the largest shard in hand would take at the slowest pace of any
+    closed so far, at least five minutes; `stalled_after_s` stands in for all that. A worker with
+    several in hand answers as often as one with one: the pace is from one answer to the next.
     """
 
     def __init__(self, stalled_after_s: float | None) -> None:
@@ -41,14 +42,19 @@ class Watch:
         self._watched[worker] = _Watched(None, now_s, now_s)
 
     def renders(self, worker: str, rows: int, now_s: float) -> None:
-        """The worker has a shard of `rows` rows in hand."""
+        """An answer is due from the worker, whose largest shard in hand has `rows` rows."""
         self._watched[worker] = _Watched(rows, now_s, now_s)
 
-    def closed(self, worker: str, now_s: float) -> None:
-        """The worker has closed its shard: learn from it."""
+    def takes(self, worker: str, rows: int) -> None:
+        """The worker that renders is given a shard of `rows` rows more: no sign of life."""
+        watched = self._watched[worker]
+        watched.rows = max(watched.rows or 0, rows)
+
+    def closed(self, worker: str, rows: int, now_s: float) -> None:
+        """The worker has closed a shard of `rows` rows: learn from it."""
         watched = self._watched.get(worker)
-        if watched is not None and watched.rows:
-            pace = (now_s - watched.began_s) / watched.rows
+        if watched is not None and rows:
+            pace = (now_s - watched.began_s) / rows
             self._slowest_s_per_row = max(self._slowest_s_per_row or 0.0, pace)
 
     def rests(self, worker: str) -> None:

@@ -7,7 +7,7 @@ about to render, so that when its process dies the next attempt knows whom to su
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from typing import Literal
 
@@ -70,6 +70,11 @@ class AttemptLog(LedgerModel):
         failures = (*self.failures, unseen)
         return self.model_copy(update={"failed": False, "current": None, "failures": failures})
 
+    @property
+    def ended_a_process(self) -> bool:
+        """Whether a process ended with the shard in hand: the next attempt is to have one alone."""
+        return any(failure.end != "error" for failure in self.failures)
+
     def suspects(self) -> frozenset[int]:
         """Rows that may end a process: to be rendered in batches of their own."""
         return _suspects(self._deaths())
@@ -127,20 +132,27 @@ def write_attempts(store: Store, log: AttemptLog) -> None:
     store.put(keys.attempts(log.shard), log.model_dump_json().encode())
 
 
-def record_failure(store: Store, shard: int, failure: Failure) -> AttemptLog:
+def record_failure(
+    store: Store, known: AttemptLog, failure: Failure, running: Set[str] = frozenset()
+) -> AttemptLog:
     """Add a failure to a shard's log, with the rows that its worker had noted as in flight.
 
-    A note of another worker is from before: its attempt ended and nobody saw how.
+    `known` is what this driver knows of the shard, `running` are the workers whose attempts at it
+    go on: their notes stand, and they may have written over what `known` holds. A note of anybody
+    else is from before: its attempt ended and nobody saw how.
     """
-    log = read_attempts(store, shard)
+    log = read_attempts(store, known.shard)
+    if len(log.failures) < len(known.failures):
+        log = log.model_copy(update={"failures": known.failures})
     current = log.current
-    if current is not None and current.worker != failure.worker:
-        log = log.taken_up(failure.at)
-    elif current is not None and failure.end != "error":
+    if current is not None and current.worker == failure.worker and failure.end != "error":
         failure = failure.model_copy(
             update={"attempt": current.attempt, "in_flight": current.in_flight}
         )
-    log = log.model_copy(update={"failures": (*log.failures, failure), "current": None})
+    elif current is not None and current.worker not in running | {failure.worker}:
+        log = log.taken_up(failure.at)
+    left = current if current is not None and current.worker in running else None
+    log = log.model_copy(update={"failures": (*log.failures, failure), "current": left})
     write_attempts(store, log)
     return log
 

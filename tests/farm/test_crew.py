@@ -45,9 +45,9 @@ def crew_with_a_shard(pool: Pool, stalled_after_s: float = 0.0, watch: Watch | N
     return crew
 
 
-def note(store: MemoryStore, worker: str) -> None:
+def note(store: MemoryStore, worker: str, shard: int = SHARD) -> None:
     current = Current(attempt="a", worker=worker, started_at=datetime.now(UTC), in_flight=(1,))
-    write_attempts(store, AttemptLog(shard=SHARD, current=current))
+    write_attempts(store, AttemptLog(shard=shard, current=current))
 
 
 def test_a_worker_that_says_nothing_is_ended():
@@ -69,7 +69,7 @@ def test_what_came_while_the_driver_was_held_up_is_no_silence():
 def test_only_a_shard_that_was_rendered_teaches_how_long_one_takes(rendered: bool, limit_s: float):
     watch = Watch(None)
     crew = crew_with_a_shard(Pool(), watch=watch)
-    crew.answered("d-1", rendered=rendered)
+    crew.answered("d-1", SHARD, rendered=rendered)
     assert watch.limit_s(10) == limit_s
 
 
@@ -80,6 +80,47 @@ def test_a_new_note_of_its_own_on_its_shard_is_a_sign_of_life(noted_by: str, liv
     time.sleep(0.3)
     note(store, noted_by)
     assert (crew.end_stalled(store, time.monotonic()) == {}) == lives
+
+
+def test_a_note_on_any_of_its_shards_is_a_sign_of_life():
+    pool, store = Pool(), MemoryStore()
+    crew = crew_with_a_shard(pool, stalled_after_s=0.2)
+    crew.assign("d-1", Assignment(8, AttemptLog(shard=8), Tally()))
+    time.sleep(0.3)
+    note(store, "d-1", shard=8)
+    assert crew.end_stalled(store, time.monotonic()) == {}
+
+
+def test_a_shard_more_is_no_sign_of_life_and_an_answer_is():
+    crew = crew_with_a_shard(Pool(), stalled_after_s=10.0)
+    listened_s = time.monotonic() + 11.0
+    crew.assign("d-1", Assignment(8, AttemptLog(shard=8), Tally()))
+    assert crew.end_stalled(MemoryStore(), listened_s).keys() == {"d-1"}
+    crew.answered("d-1", SHARD, rendered=True)
+    assert crew.end_stalled(MemoryStore(), time.monotonic() + 9.0) == {}
+    assert crew.end_stalled(MemoryStore(), time.monotonic() + 11.0).keys() == {"d-1"}
+
+
+def test_a_worker_that_has_answered_all_of_its_shards_is_not_waited_for():
+    crew = crew_with_a_shard(Pool())
+    assert crew.busy
+    crew.answered("d-1", SHARD, rendered=True)
+    assert not crew.busy
+    assert crew.end_stalled(MemoryStore(), time.monotonic() + 1e6) == {}
+
+
+def test_only_workers_that_wait_for_room_are_given_up_when_there_are_too_many():
+    pool = Pool()
+    crew = crew_with_a_shard(pool)
+    for _ in range(3):
+        crew.start_one()
+    crew.placed("d-2")
+    assert crew.size == 4
+    crew.trim(3)
+    assert pool.ended == ["d-3"]
+    crew.trim(0)
+    assert pool.ended == ["d-3", "d-4"]
+    assert crew.size == 2
 
 
 def test_a_worker_of_this_process_cannot_be_ended():

@@ -15,11 +15,12 @@ import pytest
 
 from render_farm.errors import InputError
 from render_farm.farm import loop
-from render_farm.farm.cluster import Resources, connect, disconnect, size_workers
+from render_farm.farm.cluster import connect, disconnect
 from render_farm.farm.driver import RayPool
 from render_farm.farm.loop import DriveEnd
 from render_farm.farm.messages import ShardClosed
 from render_farm.farm.pool import Answered, PoolEvent
+from render_farm.farm.sizing import Resources, size_workers
 from render_farm.farm.worker import SamplerBuilder
 from render_farm.job.spec import WorkersSpec
 from render_farm.views.status import read_status
@@ -84,7 +85,9 @@ def test_two_messages_a_shard_and_none_with_pixels(
     run = make_run(defaults={"width": 512, "height": 512})
     pool = CountingPool(resources, build_cued)
     assert run.driver(pool, workers=2).drive().reason is None
-    assert pool.assigned == run.record.plan.shards == len(pool.answers)
+    assert pool.assigned == len(pool.answers)
+    # At the end a worker with nothing to do tries what the other has not ended yet.
+    assert run.record.plan.shards <= pool.assigned <= run.record.plan.shards + 1
     assert max(pool.answers) < 4096  # a single 512² picture is 786432 bytes
     assert verify_run(run.store, run.record).ok
 

@@ -12,7 +12,7 @@ def learned(*seconds_a_shard: float) -> Watch:
     watch = Watch(None)
     for seconds in seconds_a_shard:
         watch.renders("early", ROWS, 0.0)
-        watch.closed("early", seconds)
+        watch.closed("early", ROWS, seconds)
         watch.rests("early")
     return watch
 
@@ -73,5 +73,20 @@ def test_a_start_has_an_hour_whatever_was_learned_or_given():
 def test_a_limit_that_is_given_is_the_limit():
     watch = Watch(5.0)
     watch.renders("a", ROWS, 0.0)
-    watch.closed("a", 1000.0)
+    watch.closed("a", ROWS, 1000.0)
     assert watch.limit_s(ROWS) == 5.0
+
+
+def test_a_larger_shard_more_makes_the_limit_longer_and_is_no_sign_of_life():
+    watch = learned(60.0)
+    watch.renders("a", ROWS, 0.0)
+    watch.takes("a", 2 * ROWS)
+    assert watch.silent(1200.0) == {}
+    assert watch.silent(1201.0) == {"a": 1201.0}
+
+
+def test_pace_is_that_of_the_shard_that_was_closed():
+    watch = Watch(None)
+    watch.renders("a", 2 * ROWS, 0.0)
+    watch.closed("a", ROWS, 100.0)
+    assert watch.limit_s(ROWS) == TIMES_SLOWEST * 100.0

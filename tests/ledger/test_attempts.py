@@ -61,7 +61,7 @@ def test_an_object_of_garbage_costs_its_knowledge_and_nothing_else(garbage: byte
     store = MemoryStore()
     store.put(keys.attempts(5), garbage)
     assert read_attempts(store, 5) == AttemptLog(shard=5)
-    record_failure(store, 5, failure(end="error"))
+    record_failure(store, AttemptLog(shard=5), failure(end="error"))
     assert len(read_attempts(store, 5).failures) == 1
 
 
@@ -123,7 +123,7 @@ def test_failures_that_lived_condemn_nobody() -> None:
 def test_a_death_takes_over_what_the_attempt_had_noted() -> None:
     store = MemoryStore()
     write_attempts(store, log(now=current(3, 4)))
-    left = record_failure(store, 5, failure())
+    left = record_failure(store, AttemptLog(shard=5), failure())
     assert left == read_attempts(store, 5)
     assert (left.failures[0].attempt, left.failures[0].in_flight) == ("a9", (3, 4))
     assert left.current is None
@@ -132,7 +132,7 @@ def test_a_death_takes_over_what_the_attempt_had_noted() -> None:
 def test_failures_add_up_in_order() -> None:
     store = MemoryStore()
     for number in range(3):
-        record_failure(store, 5, failure(end="error", error=f"error {number}"))
+        record_failure(store, AttemptLog(shard=5), failure(end="error", error=f"error {number}"))
     assert [known.error for known in read_attempts(store, 5).failures] == [
         "error 0",
         "error 1",

@@ -185,6 +185,15 @@ class StorePool:
     def assign(self, worker: str, assignment: Assignment) -> None:
         self._events.append(Answered(worker, self._workers[worker].run(assignment)))
 
+    def abandon(self, worker: str, shard: int, *, unless_begun: bool) -> None:
+        """Nothing is in hand between two calls."""
+
+    def room(self) -> int:
+        return 0
+
+    def want(self, workers: int) -> None:
+        """Nobody adds to it."""
+
     def stop(self) -> None:
         for worker in self._workers.values():
             worker.stop()

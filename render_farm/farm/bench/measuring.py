@@ -16,17 +16,14 @@ from render_farm.farm.bench.observed_pool import Observed, ObservedPool
 from render_farm.farm.bench.options import FarmOptions
 from render_farm.farm.cluster import connect, disconnect
 from render_farm.farm.driver import RayPool
-from render_farm.farm.loop import DriveEnd, DriveOptions, Driver
-from render_farm.farm.messages import WorkerOptions
+from render_farm.farm.loop import DriveEnd, Driver
 from render_farm.farm.opening import open_run
 from render_farm.farm.prepare import prepare
 from render_farm.farm.progress import Progress
-from render_farm.farm.session import free_keys
-from render_farm.farm.worker import SamplerBuilder, process_name
+from render_farm.farm.session import Where, drive_options, free_keys
+from render_farm.farm.worker import SamplerBuilder
 from render_farm.job.load import parse_job
 from render_farm.job.spec import JobSpec
-from render_farm.ledger.record import RunRecord
-from render_farm.store.base import Store
 from render_farm.store.counting import CountingStore
 
 NO_MODELS = "/nonexistent"
@@ -75,7 +72,9 @@ class Measured:
         try:
             connected_at = time.time()
             pool = ObservedPool(RayPool(resources, self.build), self.together)
-            how = _how(store, record, resources.count, self.model_cache)
+            where = Where(local=False, address=self.address, model_cache=self.model_cache)
+            free = free_keys(record.job)
+            how = drive_options(store, record, where, free, resources.count)
             driver = Driver(store, record, pool, how, on_progress)
             on_driver(driver, pool.observed)
             end = driver.drive()
@@ -100,21 +99,6 @@ def measure(
     if seen.end.reason is not None:
         raise StopError(seen.end.reason, seen.end.fix or "")
     return farm_figures(options, seen.observed, seen.requests, peak_memory_bytes())
-
-
-def _how(store: Store, record: RunRecord, workers: int, model_cache: str) -> DriveOptions:
-    free = free_keys(record.job)
-    name = process_name()
-    options = WorkerOptions(
-        run_uri=store.uri,
-        token=record.token,
-        worker=name,
-        cpus=free.workers.cpus,
-        max_quarantined=free.limits.max_quarantined,
-        on_flagged=free.limits.on_flagged,
-        model_cache=model_cache,
-    )
-    return DriveOptions(workers, free.limits, options, driver=name)
 
 
 def peak_memory_bytes() -> int:

@@ -46,7 +46,7 @@ class ObservedPool:
         self.observed = Observed()
         self._pool = pool
         self._missing = together
-        self._held: list[PoolEvent] = []
+        self._held: list[Ready] = []
         self._clock = clock
 
     @property
@@ -69,11 +69,17 @@ class ObservedPool:
         self._pool.stop()
 
     def discard(self, worker: str) -> None:
-        self._held = [event for event in self._held if event.worker != worker]
+        self._held = [ready for ready in self._held if ready.worker != worker]
         self._pool.discard(worker)
 
     def avoid(self, nodes: Set[str]) -> None:
         self._pool.avoid(nodes)
+
+    def room(self) -> int:
+        return self._pool.room()
+
+    def want(self, workers: int) -> None:
+        self._pool.want(workers)
 
     def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
         """As `Pool.poll`; `Ready` waits for the others."""
