@@ -34,6 +34,14 @@ AllowOpenCluster = Annotated[
         "does can run code with its nodes' credentials.",
     ),
 ]
+ShipCode = Annotated[
+    bool,
+    typer.Option(
+        "--ship-code",
+        help="Send this very package to the cluster's nodes, which then need only what it depends "
+        "on; default: each node's own, which must be of the same version.",
+    ),
+]
 Detach = Annotated[
     bool,
     typer.Option(

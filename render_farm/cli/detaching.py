@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from render_farm import __version__
 from render_farm.cli.console import Report
 from render_farm.errors import InputError, Problem
 
@@ -42,7 +41,7 @@ def detach(
         from render_farm.farm.ray_job import DriverJob
 
         arguments += ["--allow-open-cluster"] if where.allow_open else []
-        driver = DriverJob(store.uri, record.token, tuple(arguments))
+        driver = DriverJob(store.uri, record.token, tuple(arguments), where.ship_code)
         _detach_there(where, driver, report)
 
 
@@ -90,7 +89,7 @@ def _detach_there(where: Where, driver: DriverJob, report: Report) -> None:
                     "--detach",
                     f"{found.job} ended before its driver had joined the cluster:\n{ended}",
                     "a head whose `python` has render_farm",
-                    f"see to what it says; install render_farm=={__version__} where it is missing",
+                    "see to what it says; --ship-code sends this package where it is not installed",
                 ),
             )
         )

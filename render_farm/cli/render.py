@@ -10,6 +10,7 @@ from render_farm.cli import arguments as args
 from render_farm.cli.console import err, lasting, reporting, set_up_logging
 from render_farm.cli.detaching import detach as start_detached
 from render_farm.cli.driving import drive, model_cache
+from render_farm.errors import InputError
 
 if TYPE_CHECKING:
     from render_farm.farm.session import Where
@@ -27,6 +28,7 @@ def submit(
     job: args.Job,
     address: args.Address = None,
     allow_open_cluster: args.AllowOpenCluster = False,
+    ship_code: args.ShipCode = False,
     local: args.Local = False,
     detach: args.Detach = False,
     overrides: args.Set = None,
@@ -48,7 +50,8 @@ def submit(
         spec = lasting(load_job(job, overrides or ()))
         store, record = open_run(prepare(spec, model_cache()), allow_no_cas=allow_no_cas)
         _warn_of_versions(record, strict=strict_versions)
-        where, free = _where(local, address, allow_open=allow_open_cluster), free_keys(spec)
+        free = free_keys(spec)
+        where = _where(local, address, allow_open=allow_open_cluster, ship_code=ship_code)
         if detach and not exists(store, keys.MANIFEST):
             start_detached(store, record, where, free, report, strict_versions=strict_versions)
             return
@@ -59,6 +62,7 @@ def resume(
     run: args.Run,
     address: args.Address = None,
     allow_open_cluster: args.AllowOpenCluster = False,
+    ship_code: args.ShipCode = False,
     local: args.Local = False,
     detach: args.Detach = False,
     overrides: args.Set = None,
@@ -81,7 +85,7 @@ def resume(
         refuse_cancelled(store)
         free = free_keys(record.job, tuple(overrides or ()))
         _warn_of_versions(record, strict=strict_versions)
-        where = _where(local, address, allow_open=allow_open_cluster)
+        where = _where(local, address, allow_open=allow_open_cluster, ship_code=ship_code)
         if detach and not exists(store, keys.MANIFEST):
             start_detached(store, record, where, free, report, strict_versions=strict_versions)
             return
@@ -101,6 +105,7 @@ def retry(
     ] = False,
     address: args.Address = None,
     allow_open_cluster: args.AllowOpenCluster = False,
+    ship_code: args.ShipCode = False,
     local: args.Local = False,
     overrides: args.Set = None,
     as_json: args.Json = False,
@@ -126,14 +131,21 @@ def retry(
         free = free_keys(child.job, tuple(overrides or ()))
         # The parent's store was probed when it was submitted, and this is the same one.
         store, record = open_run(prepare(child.job, model_cache()), allow_no_cas=True)
-        where = _where(local, address, allow_open=allow_open_cluster)
+        where = _where(local, address, allow_open=allow_open_cluster, ship_code=ship_code)
         drive(store, record, where, free, report)
 
 
-def _where(local: bool, address: str | None, *, allow_open: bool) -> Where:
+def _where(local: bool, address: str | None, *, allow_open: bool, ship_code: bool) -> Where:
     from render_farm.farm.session import Where
 
-    return Where(local, address, model_cache(), allow_open)
+    if ship_code and (local or address in {None, "local"}):
+        raise InputError.of(
+            "--ship-code",
+            "without a cluster to send it to",
+            "with --address",
+            "leave it out: on this machine this very package is used",
+        )
+    return Where(local, address, model_cache(), allow_open, ship_code)
 
 
 def _warn_of_versions(record: RunRecord, *, strict: bool) -> None:

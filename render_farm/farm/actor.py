@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from render_farm import __version__
 from render_farm.errors import DeviceLost, RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.overlap import OverlappedWorker
@@ -27,9 +28,12 @@ class WorkerActor:
         self._builder = builder
         self._worker: OverlappedWorker | None = None
 
-    def where(self) -> str:
-        """The node that the process runs on."""
-        return str(ray.get_runtime_context().get_node_id())
+    def where(self) -> tuple[str, str]:
+        """The node that the process runs on, and the version of this program there.
+
+        Asked first, and answered in plain words: drivers of other versions must understand it.
+        """
+        return str(ray.get_runtime_context().get_node_id()), __version__
 
     def open(self, options: WorkerOptions) -> RenderFarmError | None:
         """Open the run; the error, if one is the user's to mend."""

@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
-from render_farm.errors import InputError
+from render_farm.errors import InputError, first_line
 from render_farm.farm.auth_token import keep_token_private
+from render_farm.farm.code_on_nodes import shipped_code
 from render_farm.farm.sizing import Resources, size_workers
 from render_farm.job.spec import WorkersSpec
 
 REACH_S = 10.0
 OWN = (None, "local")
 
+_VERSIONS = r"Ray: (\S+)\s+Python: (\S+)"
+MISMATCH = re.compile(rf"Version mismatch: .*?{_VERSIONS}.*?{_VERSIONS}", re.DOTALL)
+"""What Ray says of a cluster that another Ray or another Python has started."""
 
-def connect(address: str | None, workers: WorkersSpec) -> Resources:
+
+def connect(address: str | None, workers: WorkersSpec, *, ship_code: bool = False) -> Resources:
     """Join the cluster at `address`, or start one on this machine, and size the workers.
 
     A cluster of our own asks for a token, listens on the loopback alone, and gets as many logical
     CPUs and resources as the job's workers ask for, so that a worker is never waited for in vain;
-    how many threads each uses is `workers.cpus`. Another is joined as it is: see `open_cluster`.
+    how many threads each uses is `workers.cpus`. Another is joined as it is: see `open_cluster`;
+    its nodes have this program, or get it with `ship_code`.
 
     Raises:
-        InputError: there is no cluster at the address, or it cannot hold one worker.
+        InputError: there is no cluster at the address, it is of another version, or it cannot hold
+            one worker.
     """
     if address in OWN:
         count = workers.count if workers.count != "auto" else 1
         custom = {name: count * amount for name, amount in workers.resources.items()}
         _start(max(os.cpu_count() or 1, count * workers.cpus), custom)
     else:
-        _join(str(address))
+        _join(str(address), shipped_code() if ship_code else None)
     return size_workers(workers, _nodes(), growing=address not in OWN)
 
 
@@ -58,7 +67,7 @@ def _start(cpus: int, custom: Mapping[str, float]) -> None:
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise InputError.of(
             "--address",
-            f"none, and Ray does not start here ({str(error).partition(chr(10))[0]})",
+            f"none, and Ray does not start here ({first_line(error)})",
             "a machine on which Ray starts, or the address of a cluster",
             "see to what it says; or render in this process with --local",
         ) from error
@@ -79,12 +88,13 @@ def _kept_to_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _join(address: str) -> None:
+def _join(address: str, runtime_env: dict[str, Any] | None) -> None:
     _check_reachable(address)
     try:
         with _kept_to_loopback() if _only_on_loopback(address) else nullcontext():
             ray.init(
                 address=address,
+                runtime_env=runtime_env,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 configure_logging=False,
@@ -123,9 +133,18 @@ def _check_reachable(address: str) -> None:
 
 def no_cluster(address: str, error: Exception) -> InputError:
     """There is none at the address, or it cannot be joined."""
+    versions = MISMATCH.search(str(error))
+    if versions is not None:
+        theirs, ours = versions.groups()[:2], versions.groups()[2:]
+        return InputError.of(
+            "--address",
+            f"{address}, of Ray {theirs[0]} on Python {theirs[1]}",
+            f"a cluster of Ray {ours[0]} on Python {ours[1]}, as here",
+            "use the same Ray and the same Python X.Y here and on every node",
+        )
     return InputError.of(
         "--address",
-        f"{address} ({str(error).partition(chr(10))[0]})",
+        f"{address} ({first_line(error)})",
         "the address of a running Ray cluster, or auto",
         "start one with ray start --head, or leave --address out; where the cluster asks for a "
         "token, set RAY_AUTH_MODE=token",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 from collections.abc import Iterator, Set
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -17,7 +18,10 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from render_farm import __version__
+from render_farm.errors import InputError, RenderFarmError
 from render_farm.farm.actor import WorkerActor
+from render_farm.farm.code_on_nodes import version_refusal
 from render_farm.farm.elastic import Elastic
 from render_farm.farm.messages import Assignment, WorkerOptions
 from render_farm.farm.pool import Answered, Draining, Lost, Placed, PoolEvent, Ready, Refusal
@@ -27,6 +31,9 @@ from render_farm.farm.worker import SamplerBuilder
 log = logging.getLogger(__name__)
 
 NODE_ID = "ray.io/node-id"
+
+# What Ray says of an actor whose class cannot be imported where it is to start.
+NO_CODE = re.compile(r"ip=(?P<host>[^,)\s]+).*failed to import on the worker", re.DOTALL)
 
 CONTROL_CALLS = 2
 """Threads of an actor for what comes beside its shards: to stop, and to abandon one."""
@@ -58,6 +65,7 @@ class RayPool:
         self._avoided: Set[str] = frozenset()
         self._actors: dict[str, Any] = {}
         self._node_of: dict[str, str] = {}
+        self._unopened: dict[str, WorkerOptions] = {}
         self._ended: queue.SimpleQueue[_Call] = queue.SimpleQueue()
 
     def start(self, options: WorkerOptions) -> None:
@@ -69,7 +77,7 @@ class RayPool:
         ).remote(self._builder)
         self._actors[options.worker] = actor
         self._expect(options.worker, "where", actor.where.remote())
-        self._expect(options.worker, "open", actor.open.remote(options))
+        self._unopened[options.worker] = options  # until it has said which version it is of
 
     def assign(self, worker: str, assignment: Assignment) -> None:
         self._expect(worker, "run", self._actors[worker].run.remote(assignment))
@@ -84,6 +92,7 @@ class RayPool:
     def discard(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
         self._node_of.pop(worker, None)
+        self._unopened.pop(worker, None)
         if actor is not None:
             ray.kill(actor, no_restart=True)
 
@@ -130,12 +139,15 @@ class RayPool:
             cause = error.cause or error
             lost = Lost(worker, f"{type(cause).__name__}: {cause}")
         except RayError as error:
+            refusal = _no_code(error)
+            if refusal is not None:
+                self.discard(worker)
+                return Refusal(worker, refusal)
             lost = Lost(worker, _told(error), with_node=not self._node_lives(worker))
         else:
             match kind:
                 case "where":
-                    self._node_of[worker] = result
-                    return Placed(worker, result)
+                    return self._placed(worker, result)
                 case "run":
                     return Answered(worker, result)
                 case "open":
@@ -143,11 +155,36 @@ class RayPool:
         self.discard(worker)
         return lost
 
+    def _placed(self, worker: str, told: tuple[str, str] | str) -> Placed:
+        """Let the worker open the run if it is of our version; else its refusal is its answer."""
+        node, version = (told, None) if isinstance(told, str) else told
+        self._node_of[worker] = node
+        options = self._unopened.pop(worker)
+        refusal = version_refusal(__version__, version, self._host(node))
+        if refusal is None:
+            self._expect(worker, "open", self._actors[worker].open.remote(options))
+        else:
+            answer: Future[RenderFarmError] = Future()
+            answer.set_result(refusal)
+            self._ended.put((worker, "open", answer))
+        return Placed(worker, node)
+
+    def _host(self, node: str) -> str:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        hosts = [str(each["NodeManagerAddress"]) for each in nodes if each["NodeID"] == node]
+        return hosts[0] if hosts else node
+
     def _node_lives(self, worker: str) -> bool:
         """Whether the worker's node is there still, as far as its cluster has noticed."""
         node = self._node_of.get(worker)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return node is None or any(each["NodeID"] == node and each["Alive"] for each in nodes)
+
+
+def _no_code(error: RayError) -> InputError | None:
+    """The refusal of a worker whose node lacks this program, or a part that it has here."""
+    found = NO_CODE.search(str(error))
+    return version_refusal(__version__, None, found["host"]) if found else None
 
 
 def _told(error: RayError) -> str:

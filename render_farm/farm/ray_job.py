@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ray._private import ray_constants
@@ -19,6 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 import render_farm
 from render_farm.errors import InputError, first_line
 from render_farm.farm.cluster import REACH_S, no_cluster
+from render_farm.farm.code_on_nodes import shipped_code
 from render_farm.farm.open_cluster import (
     WEB,
     cluster_place,
@@ -146,11 +146,6 @@ def await_driver(jobs: JobsApi, name: str) -> str | None:
             return None
         time.sleep(0.2)
     return None
-
-
-def shipped_code() -> dict[str, Any]:
-    """A runtime environment that brings this very package, and no variables, to every process."""
-    return {"py_modules": [str(Path(render_farm.__file__).parent)], "excludes": ["__pycache__"]}
 
 
 def _submit(jobs: JobsApi, driver: DriverJob, name: str) -> None:

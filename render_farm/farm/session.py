@@ -28,13 +28,15 @@ OPEN_SHARDS = 3
 class Where:
     """Where the workers run: in this process, or on a Ray cluster (None: one of our own).
 
-    `allow_open` takes a cluster that asks for no token though other machines reach it.
+    `allow_open` takes a cluster that asks for no token though other machines reach it, `ship_code`
+    sends this very package to its nodes.
     """
 
     local: bool
     address: str | None
     model_cache: str
     allow_open: bool = False
+    ship_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _pool(where: Where, workers: WorkersSpec) -> Iterator[tuple[Pool, int]]:
     from render_farm.farm.cluster import connect, disconnect  # noqa: PLC0415
     from render_farm.farm.driver import RayPool  # noqa: PLC0415
 
-    resources = connect(where.address, workers)
+    resources = connect(where.address, workers, ship_code=where.ship_code)
     try:
         yield RayPool(resources, build_pinned), resources.count
     finally:

@@ -18,7 +18,7 @@ from render_farm.farm import loop
 from render_farm.farm.cluster import connect, disconnect
 from render_farm.farm.driver import RayPool
 from render_farm.farm.loop import DriveEnd
-from render_farm.farm.messages import ShardClosed
+from render_farm.farm.messages import ShardClosed, ShardGivenBack
 from render_farm.farm.pool import Answered, PoolEvent
 from render_farm.farm.sizing import Resources, size_workers
 from render_farm.farm.worker import SamplerBuilder
@@ -74,7 +74,7 @@ class CountingPool(RayPool):
     def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
         for event in super().poll(timeout_s):
             if isinstance(event, Answered):
-                assert isinstance(event.answer, ShardClosed)
+                assert isinstance(event.answer, ShardClosed | ShardGivenBack)
                 self.answers.append(len(pickle.dumps(event.answer)))
             yield event
 

@@ -16,7 +16,8 @@ import pytest
 from ray.job_submission import DriverInfo, JobDetails, JobStatus, JobType
 
 from render_farm.errors import InputError
-from render_farm.farm.ray_job import DriverJob, await_driver, shipped_code, submit_driver
+from render_farm.farm.code_on_nodes import shipped_code
+from render_farm.farm.ray_job import DriverJob, await_driver, submit_driver
 
 DRIVER = DriverJob("s3://bucket/run", "0123456789abcdef", ("--set", "limits.attempts=3"))
 NAME = "render-farm-0123456789ab"
