@@ -14,6 +14,9 @@ MOST_BYTES = 128 << 20
 MOST_AT_ONCE = 16
 """Items that a thread takes at a time: a small picture costs less than waking a thread for it."""
 
+LATEST_S = 0.01
+"""How long an item may wait for others to come before a thread that rests looks after it."""
+
 
 class PixelQueue(Generic[Item]):
     """A queue bounded by bytes; one item always fits, however large."""
@@ -31,16 +34,18 @@ class PixelQueue(Generic[Item]):
         """Add an item; waits for room."""
         with self._filled:
             while self._bytes and self._bytes + size_bytes > self._most_bytes and not self._closed:
+                self._filled.notify()
                 self._emptied.wait()
             self._items.append((item, size_bytes))
             self._bytes += size_bytes
-            self._filled.notify()
+            if len(self._items) % MOST_AT_ONCE == 0:
+                self._filled.notify()
 
     def get(self) -> list[Item]:
         """Some items, in order; waits for the first. None are left once it is closed and empty."""
         with self._filled:
             while not self._items and not self._closed:
-                self._filled.wait()
+                self._filled.wait(LATEST_S)
             taken = [self._items.popleft() for _ in range(min(MOST_AT_ONCE, len(self._items)))]
             self._bytes -= sum(size_bytes for _, size_bytes in taken)
             self._emptied.notify_all()
