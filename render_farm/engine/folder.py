@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,31 +98,43 @@ def check_folder(path: str | Path, *, safety_checker: bool = False) -> FolderFac
     return _facts(str(path), layout, configs)
 
 
+def read_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def model_digest(
-    path: str | Path, *, safety_checker: bool = False, loras: Sequence[LoraFile] = ()
+    path: str | Path,
+    *,
+    safety_checker: bool = False,
+    loras: Sequence[LoraFile] = (),
+    digest_of: Callable[[Path], str] = read_digest,
 ) -> str:
     """SHA-256, hexadecimal, over what loading the folder and the LoRAs reads.
 
     It covers the relative paths and the contents of the files that are read: index,
     configurations, tokenizers and the chosen safetensors; of LoRAs the contents and the weights, in
     their order. It does not depend on where the files lie, on times, or on files that loading
-    ignores, so a hub snapshot and a copy of it agree. Reads every byte of the weights, in pieces.
+    ignores, so a hub snapshot and a copy of it agree. `digest_of` a file may know what others have
+    read already; by default every byte of the weights is read, in pieces.
 
     Raises: `ModelError` as `check_folder` does.
     """
     total = hashlib.sha256()
     for file in check_folder(path, safety_checker=safety_checker).layout.files:
-        total.update(f"{json.dumps(file)} {_file_digest(Path(path) / file)}\n".encode())
+        sha256 = _file_digest(Path(path) / file, digest_of)
+        total.update(f"{json.dumps(file)} {sha256}\n".encode())
     for lora in loras:
         # a number where a file's line has a name: no file can be taken for a LoRA
-        total.update(f"{float(lora.weight)!r} {_file_digest(Path(lora.path))}\n".encode())
+        sha256 = _file_digest(Path(lora.path), digest_of)
+        total.update(f"{float(lora.weight)!r} {sha256}\n".encode())
     return total.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return digest_of(path)
     except OSError as error:
         raise damaged(path, f"cannot be read: {error}") from error
 

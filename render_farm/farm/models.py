@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 
+from render_farm.engine.blobs import check_blob
 from render_farm.engine.build import build_sampler
 from render_farm.engine.folder import model_digest
 from render_farm.engine.hub import is_hub_id, resolve_hub, resolve_lora
@@ -16,13 +20,16 @@ from render_farm.engine.loras import FIELD, SUFFIX, choose_lora, pickled
 from render_farm.engine.sampler import Sampler
 from render_farm.engine.source import LoraFile, ModelSource
 from render_farm.errors import InputError, ModelError
+from render_farm.farm.loaded import LoadedModel, LoadTimes
 from render_farm.farm.messages import WorkerOptions
 from render_farm.job.spec import ModelSpec
 from render_farm.ledger.record import RunRecord
-from render_farm.store.fetch import fetch_folder, fetch_store
+from render_farm.store.fetch import fetch_folder, fetch_store, known_digests
 from render_farm.store.open import expanded, open_store
 
 REHEARSAL = "rehearsal"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +106,25 @@ def locate_lora(path: str, cache: str) -> LocatedLora:
 def pinned_files(
     model: ModelSpec, located: LocatedModel, cache: str
 ) -> tuple[str, tuple[LoraFile, ...]]:
-    """The digest of all that loading reads, and the LoRAs of it. Raises: as `locate_lora`."""
+    """The digest of all that loading reads, and the LoRAs of it.
+
+    A file that this node has read or fetched before, and that nobody touched since, is not read.
+
+    Raises:
+        ModelError: as `locate_lora`; or a file came damaged from the hub.
+    """
     loras = tuple(LoraFile(locate_lora(lora.path, cache).file, lora.weight) for lora in model.loras)
-    return model_digest(located.folder, safety_checker=model.safety_checker, loras=loras), loras
+    known = known_digests(Path(cache))
+
+    def digest_of(path: Path) -> str:
+        sha256 = known.of(path)
+        check_blob(path, sha256)
+        return sha256
+
+    digest = model_digest(
+        located.folder, safety_checker=model.safety_checker, loras=loras, digest_of=digest_of
+    )
+    return digest, loras
 
 
 def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = None) -> Sampler:
@@ -111,7 +134,7 @@ def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = N
 
     Raises: as `build_pinned`.
     """
-    return _build(record, model_cache, record.job.workers.cpus, compiled)
+    return _load(record, model_cache, record.job.workers.cpus, compiled).sampler
 
 
 def build_pinned(record: RunRecord, options: WorkerOptions) -> Sampler:
@@ -121,16 +144,38 @@ def build_pinned(record: RunRecord, options: WorkerOptions) -> Sampler:
         ModelError: the model cannot be loaded.
         InputError: it is another one by now.
     """
-    return _build(record, options.model_cache, options.cpus)
+    return load_pinned(record, options).sampler
 
 
-def _build(
+def load_pinned(record: RunRecord, options: WorkerOptions) -> LoadedModel:
+    """`build_pinned`, with what it took."""
+    return _load(record, options.model_cache, options.cpus)
+
+
+def _load(
     record: RunRecord, model_cache: str, threads: int, compiled: bool | None = None
-) -> Sampler:
+) -> LoadedModel:
     engine = record.job.model.engine
     if engine == REHEARSAL:
-        return build_sampler(REHEARSAL, ModelSource(record.model.path))
-    return build_sampler(engine, pinned_source(record, model_cache, compiled), threads=threads)
+        return LoadedModel(build_sampler(REHEARSAL, ModelSource(record.model.path)), None)
+    with suppress(OSError):  # nothing is kept then, and every worker reads all files
+        Path(model_cache).mkdir(mode=0o700, parents=True, exist_ok=True)
+    began = monotonic()
+    located = _locate_pinned(record, model_cache)
+    fetched = monotonic()
+    source = _checked_source(record, located, model_cache, compiled)
+    checked = monotonic()
+    importlib.import_module("render_farm.engine.model")  # torch and diffusers with it
+    imported = monotonic()
+    sampler = build_sampler(engine, source, threads=threads)
+    times = LoadTimes(
+        fetch_s=fetched - began,
+        digest_s=checked - fetched,
+        libraries_s=imported - checked,
+        load_s=monotonic() - imported,
+    )
+    log.info("the model is ready", extra={"model": record.model.path, **asdict(times)})
+    return LoadedModel(sampler, times)
 
 
 def pinned_source(record: RunRecord, model_cache: str, compiled: bool | None = None) -> ModelSource:
@@ -140,10 +185,18 @@ def pinned_source(record: RunRecord, model_cache: str, compiled: bool | None = N
         ModelError: the model, or a LoRA, is not there.
         InputError: it is another one by now.
     """
+    return _checked_source(record, _locate_pinned(record, model_cache), model_cache, compiled)
+
+
+def _locate_pinned(record: RunRecord, model_cache: str) -> LocatedModel:
+    pinned, safety_checker = record.model, record.job.model.safety_checker
+    return locate_model(pinned.path, pinned.revision, model_cache, safety_checker=safety_checker)
+
+
+def _checked_source(
+    record: RunRecord, located: LocatedModel, model_cache: str, compiled: bool | None
+) -> ModelSource:
     model = record.job.model
-    located = locate_model(
-        record.model.path, record.model.revision, model_cache, safety_checker=model.safety_checker
-    )
     digest, loras = pinned_files(model, located, model_cache)
     _check_digest(record, located, digest)
     return ModelSource(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from filelock import FileLock
 from render_farm.errors import InputError, NotFound, Unavailable
 from render_farm.store.base import ObjectInfo, Store
 from render_farm.store.copy import copy_digested
+from render_farm.store.digests import KnownDigests, replace_text
 from render_farm.store.keys import checked_key
 from render_farm.store.open import open_store
 from render_farm.store.os_errors import translated
@@ -20,6 +23,7 @@ from render_farm.store.os_errors import translated
 logger = logging.getLogger(__name__)
 
 THREADS = 4
+"""Objects fetched at once; a large one takes several connections by itself."""
 
 
 def fetch_folder(uri: str, into: Path) -> Path:
@@ -27,8 +31,9 @@ def fetch_folder(uri: str, into: Path) -> Path:
 
     Processes of one node that fetch the same wait for each other and download once. The folder's
     name comes from URI, keys, sizes and times: what has changed in the store goes to a new folder,
-    and a folder that is in use never changes. It appears whole or not at all; one that has lost
-    files since is fetched again.
+    and a folder that is in use never changes. It appears whole or not at all, and is on the disk
+    then. Beside it lies what each file's SHA-256 was when it came: a folder whose files are not
+    those any more is fetched again. Files that nobody touched since are not read for that.
 
     Raises:
         NotFound: there are no objects below the URI.
@@ -50,14 +55,20 @@ def fetch_store(store: Store, into: Path, only: str | None = None) -> Path:
     for info in objects:
         _check_inside(store.uri, info.key)
     target = into / _folder_name(store.uri, objects)
+    known = known_digests(into)
     try:
         into.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not _is_whole(target, objects):
-                _download(store, objects, target)
+            if not _is_whole(target, objects, known):
+                _download(store, objects, target, known)
     except OSError as error:
         raise translated(str(into), target.name, error) from error
     return target
+
+
+def known_digests(cache: Path) -> KnownDigests:
+    """The digests of files that are kept in a folder for fetched models."""
+    return KnownDigests(cache / "digests")
 
 
 def _check_inside(uri: str, key: str) -> None:
@@ -75,12 +86,29 @@ def _folder_name(uri: str, objects: list[ObjectInfo]) -> str:
     return f"{uri.rstrip('/').rpartition('/')[2]}-{digest.hexdigest()[:16]}"
 
 
-def _is_whole(folder: Path, objects: list[ObjectInfo]) -> bool:
-    paths = ((folder / info.key, info.size_bytes) for info in objects)
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+def _is_whole(folder: Path, objects: list[ObjectInfo], known: KnownDigests) -> bool:
+    try:
+        arrived = dict(json.loads(_record_path(folder).read_text()))
+        return all(_is_as_it_came(folder / each.key, each, arrived, known) for each in objects)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return False
 
 
-def _download(store: Store, objects: list[ObjectInfo], target: Path) -> None:
+def _is_as_it_came(
+    path: Path, info: ObjectInfo, arrived: dict[str, str], known: KnownDigests
+) -> bool:
+    if path.stat().st_size == info.size_bytes and known.of(path) == arrived.get(info.key):
+        return True
+    fields = {"path": str(path)}
+    logger.warning("a fetched file is not as it came, fetching its folder again", extra=fields)
+    return False
+
+
+def _record_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _download(store: Store, objects: list[ObjectInfo], target: Path, known: KnownDigests) -> None:
     partial = target.with_name(f"{target.name}.partial")
     for leftover in (partial, target):
         if leftover.exists():
@@ -89,14 +117,21 @@ def _download(store: Store, objects: list[ObjectInfo], target: Path) -> None:
     fields = {"uri": store.uri, "objects": len(objects), "size_bytes": total}
     logger.info("fetching a folder", extra=fields)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda info: _download_one(store, info, partial / info.key), objects))
+        came = pool.map(lambda info: _download_one(store, info, partial / info.key), objects)
+        arrived = dict(zip((info.key for info in objects), came, strict=True))
+    replace_text(_record_path(target), json.dumps(arrived))
     partial.rename(target)
+    for key, sha256 in arrived.items():
+        known.note(target / key, sha256)
 
 
-def _download_one(store: Store, info: ObjectInfo, path: Path) -> None:
+def _download_one(store: Store, info: ObjectInfo, path: Path) -> str:
+    """Returns the SHA-256 of what came."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
-        found, _sha256 = copy_digested(store, info.key, file)
+        found, sha256 = copy_digested(store, info.key, file)
+        os.fsync(file.fileno())
     if found != info.size_bytes:
         why = f"{found} bytes came, {info.size_bytes} were listed; it was replaced meanwhile"
         raise Unavailable(store.uri, info.key, why)
+    return sha256

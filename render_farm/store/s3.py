@@ -18,15 +18,15 @@ from render_farm.store.base import ObjectInfo
 from render_farm.store.fingerprint import content_md5
 from render_farm.store.keys import checked_key, checked_prefix
 from render_farm.store.patience import Patience, patiently
-from render_farm.store.s3_body import CHUNK_BYTES, ContinuedBody, Part
+from render_farm.store.s3_body import CHUNK_BYTES
 from render_farm.store.s3_client import S3Options, make_client
-from render_farm.store.s3_errors import FOREIGN, is_transient, status_and_code, translated
+from render_farm.store.s3_errors import FOREIGN, is_transient, translated
 from render_farm.store.s3_listing import Listing
+from render_farm.store.s3_reading import ObjectReader, lies_beyond_end
 from render_farm.store.s3_upload import Uploader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         def read() -> bytes:
-            with self._body(key, 0, None) as body:
+            with self._reader(key).open(0, None) as body:
                 return body.readall()
 
         return patiently(
@@ -78,17 +78,18 @@ class S3Store:
             self.head(key)
             return b""
         try:
-            with self._body(key, start, start + length) as body:
+            with self._reader(key).open(start, start + length) as body:
                 return body.readall()
         except StoreError as error:
-            if error.__cause__ is not None and status_and_code(error.__cause__)[0] == 416:
-                return b""  # nothing of the object lies there
+            if lies_beyond_end(error):
+                return b""
             raise
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:
+        """As `Store.open`; a large object comes in several ranges at once, all of one version."""
         # Buffered: a read gives all the bytes asked for, as a read of a local file does.
-        with io.BufferedReader(self._body(key, 0, None), CHUNK_BYTES) as stream:
+        with io.BufferedReader(self._reader(key).open_ahead(), CHUNK_BYTES) as stream:
             yield stream
 
     def head(self, key: str) -> ObjectInfo:
@@ -218,29 +219,10 @@ class S3Store:
             raise translated(self._uri, "", missing) from error
         return answer["ResponseMetadata"]["HTTPHeaders"]
 
-    def _body(self, key: str, start: int, stop: int | None) -> ContinuedBody:
-        full = self._full(key)
-        client = self._client()
-        over_tls = client.meta.endpoint_url.startswith("https:")
-
-        def fetch(position: int) -> Part:
-            if position == 0 and stop is None:  # an empty object has no range
-                answer = self._patiently(
-                    "get", key, lambda: client.get_object(Bucket=self._bucket, Key=full)
-                )
-            else:
-                span = f"bytes={position}-{'' if stop is None else stop - 1}"
-                answer = self._patiently(
-                    "get",
-                    key,
-                    lambda: client.get_object(Bucket=self._bucket, Key=full, Range=span),
-                )
-            whole = position == 0 and stop is None
-            sealed = whole and not (_encrypted(answer) and over_tls)
-            return Part(answer["Body"], answer["ContentLength"], answer["ETag"], sealed)
-
-        return ContinuedBody(
-            fetch, start, uri=self._uri, key=key, patience_s=self._options.patience_s
+    def _reader(self, key: str) -> ObjectReader:
+        full, patiently_on_key = self._full(key), self._patience(key)
+        return ObjectReader(
+            self._client(), self._bucket, full, patiently_on_key, self._options, self._uri, key
         )
 
     def _abort(self, full: str, upload_id: str) -> None:
@@ -256,12 +238,6 @@ class S3Store:
             )
         except NotFound:  # finished or aborted meanwhile
             return
-
-
-def _encrypted(answer: GetObjectOutputTypeDef) -> bool:
-    """Whether the ETag is the MD5 of something encrypted, not of what is read."""
-    kms = answer.get("ServerSideEncryption", "").startswith("aws:")
-    return kms or bool(answer.get("SSECustomerAlgorithm"))
 
 
 def _rebuilt(bucket: str, prefix: str, uri: str, options: S3Options) -> S3Store:

@@ -7,7 +7,7 @@ import io
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,12 +34,14 @@ class Body(Protocol):
 class Part:
     """An answer to GET: its bytes to come, how many there are, and which version it is.
 
-    `sealed` where they are a whole object, whose ETag may be held against them.
+    `total_bytes` is the size of the whole object. `sealed` where its ETag may be held against all
+    of its bytes.
     """
 
     body: Body
     size_bytes: int
     etag: str
+    total_bytes: int
     sealed: bool = False
 
 
@@ -56,29 +58,59 @@ class ContinuedBody(io.RawIOBase):
 
     Args:
         fetch: opens the object from an offset to the end wanted; translates its own errors.
+        etag: the version wanted, where something of it was read before.
 
     Raises:
-        Unavailable: on reading, when nothing comes or the object was replaced meanwhile.
+        Unavailable: when nothing comes or the object was replaced meanwhile.
         Damaged: on reading the end, if neither the ETag nor a second reading agrees.
         StoreError: whatever `fetch` raises.
     """
 
     def __init__(
-        self, fetch: Callable[[int], Part], start: int, *, uri: str, key: str, patience_s: float
+        self,
+        fetch: Callable[[int], Part],
+        start: int,
+        *,
+        uri: str,
+        key: str,
+        patience_s: float,
+        etag: str | None = None,
     ) -> None:
         self._fetch = fetch
         self._uri = uri
         self._key = key
         self._patience_s = patience_s
         self._part = fetch(start)
-        self._etag = self._part.etag
+        self._etag = etag or self._part.etag
+        self._check_version(None)
         self._position = start
         self._end = start + self._part.size_bytes
         self._fruitless = 0
         self._deadline = time.monotonic() + patience_s
         self._fingerprint: Fingerprint | None = None
-        if self._part.sealed:
+        whole = start == 0 and self._end == self._part.total_bytes
+        if whole and self._part.sealed:
             self._fingerprint = Fingerprint(self._etag, self._part.size_bytes)
+
+    @property
+    def etag(self) -> str:
+        """The version that is read."""
+        return self._etag
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the version may be held against the bytes of the whole object."""
+        return self._part.sealed
+
+    @property
+    def stop(self) -> int:
+        """Where in the object it ends."""
+        return self._end
+
+    @property
+    def total_bytes(self) -> int:
+        """The size of the whole object."""
+        return self._part.total_bytes
 
     def readable(self) -> bool:
         return True
@@ -89,10 +121,12 @@ class ContinuedBody(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        parts = []
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """What is left of it, as it comes."""
         while data := self._read_some(CHUNK_BYTES):
-            parts.append(data)
-        return b"".join(parts)
+            yield data
 
     def close(self) -> None:
         if not self.closed:
@@ -113,14 +147,20 @@ class ContinuedBody(io.RawIOBase):
                     raise translated(self._uri, self._key, error) from error
                 data, failure = b"", error
             if data:
-                self._position += len(data)
-                self._fruitless = 0
-                self._deadline = time.monotonic() + self._patience_s
-                if self._fingerprint is not None:
-                    self._fingerprint.update(data)
+                self._take(data)
                 return data
             self._continue_after(failure)
         return b""
+
+    def _take(self, data: bytes) -> None:
+        self._position += len(data)
+        self._fruitless = 0
+        self._deadline = time.monotonic() + self._patience_s
+        if self._fingerprint is not None:
+            self._fingerprint.update(data)
+        # With the last bytes and not after them: some readers never ask for more.
+        if self._position == self._end:
+            self._check_whole()
 
     def _check_whole(self) -> None:
         """At the end, once."""
@@ -156,7 +196,11 @@ class ContinuedBody(io.RawIOBase):
         self._wait(failure)
         # No If-Match: stores differ on the quotes of the ETag. Comparing works with all.
         self._part = self._fetch(self._position)
+        self._check_version(failure)
+
+    def _check_version(self, failure: BaseException | None) -> None:
         if self._part.etag != self._etag:
+            self._part.body.close()
             why = "the object was replaced while it was read; read it again"
             raise Unavailable(self._uri, self._key, why) from failure
 

@@ -38,7 +38,9 @@ class S3Options:
     """What tests and small machines may want otherwise.
 
     No new try begins `patience_s` after the first. A file over `multipart_over_bytes` is uploaded
-    in parts, `threads` at a time. `page_size` bounds the keys of one answer to a listing.
+    in parts, `threads` at a time. An object over `range_bytes` is read in ranges of that size, of
+    which at most `ranges` wait or are on their way beside the one in hand. `page_size` bounds the
+    keys of one answer to a listing.
     """
 
     patience_s: float = 120.0
@@ -47,6 +49,8 @@ class S3Options:
     multipart_over_bytes: int = 64 * MIB
     part_bytes: int = 16 * MIB
     threads: int = 4
+    range_bytes: int = 8 * MIB
+    ranges: int = 7
     connections: int = 32
     page_size: int = 1000
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,12 @@ from render_farm.engine.model import ModelSource, load_pipeline
 from render_farm.errors import ModelError
 from tests.engine.hub_server import COMMIT, Hub, serving
 from tests.models.folders import make_custom_code, make_lora, make_pickle_only
+
+RESOLVE = """
+import sys
+from render_farm.engine.hub import resolve_hub
+print(resolve_hub(sys.argv[1], endpoint=sys.argv[2], cache_dir=sys.argv[3]).path)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,20 @@ def test_a_snapshot_of_links_into_the_cache_passes_the_checks_and_loads(
     assert model_digest(model.path) == model_digest(sd15_folder)
     source = ModelSource(big, device="cpu", endpoint=hub.url, cache_dir=cache)
     assert type(load_pipeline(source).pipeline).__name__ == "StableDiffusionPipeline"
+
+
+def test_processes_of_a_node_that_come_together_download_each_file_once(
+    hub, big, cache, sd15_folder
+):
+    command = [sys.executable, "-c", RESOLVE, big, hub.url, cache]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
+    (first,), (second,) = (each.communicate(timeout=120)[0].splitlines() for each in processes)
+    assert first == second
+    assert model_digest(first) == model_digest(sd15_folder)
+    assert Counter(hub.sent) == dict.fromkeys(check_folder(sd15_folder).layout.files, 1)
 
 
 def test_what_is_in_the_cache_is_used_when_the_hub_cannot_be_reached(hub, big, cache):

@@ -39,6 +39,25 @@ def test_weights_that_are_stored_in_half_precision_compute_in_the_dtype_asked_fo
         assert getattr(loaded.pipeline, component).dtype == torch.float32
 
 
+def mapped_files(path: str) -> list[range]:
+    """The addresses at which this process has the files below a path mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = (line.split()[0].split("-") for line in lines if path in line)
+    return [range(int(start, 16), int(stop, 16)) for start, stop in spans]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is read from /proc")
+def test_weights_in_the_dtype_they_are_stored_in_stay_in_their_files_for_all_processes(
+    sd15_folder, tmp_path
+):
+    folder = shutil.copytree(sd15_folder, tmp_path / "own")  # no other test has mapped it
+    loaded = load_pipeline(ModelSource(str(folder), dtype="float32", device="cpu"))
+    files = mapped_files(str(folder))
+    for component in ("unet", "vae", "text_encoder"):
+        for parameter in getattr(loaded.pipeline, component).parameters():
+            assert any(parameter.data_ptr() in span for span in files)
+
+
 def test_bfloat16_is_computed_in_and_renders_on_a_cpu(sd15_folder, request_of):
     loaded = load_pipeline(ModelSource(str(sd15_folder), dtype="bfloat16", device="cpu"))
     for component in ("unet", "vae", "text_encoder"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,17 @@ import pytest
 
 from render_farm.engine.source import LoraFile, ModelSource
 from render_farm.errors import InputError, ModelError, NotFound
-from render_farm.farm.models import LocatedLora, locate_lora, locate_model, pinned_source
+from render_farm.farm.loaded import LoadTimes
+from render_farm.farm.models import (
+    LocatedLora,
+    load_pinned,
+    locate_lora,
+    locate_model,
+    pinned_files,
+    pinned_source,
+)
 from render_farm.ledger.receipt import iter_receipts
+from render_farm.store.fetch import known_digests
 from render_farm.store.open import open_store
 from render_farm.views.results import shard_metadata
 from render_farm.views.verify import verify_run
@@ -129,10 +140,11 @@ def test_of_an_s3_prefix_only_the_lora_is_fetched_and_of_an_object_that_one(
         located = locate_lora(path, str(cache))
         assert located.path == path
         assert Path(located.file).read_bytes() == lora.read_bytes()
-    assert {file.name for file in cache.rglob("*") if file.is_file()} == {
-        "x.safetensors",
-        Path(located.file).parent.name + ".lock",
-    }
+    fetched = Path(located.file).parent
+    assert [path for path in cache.iterdir() if path.is_dir() and path.name != "digests"] == [
+        fetched
+    ]
+    assert [path.name for path in fetched.iterdir()] == ["x.safetensors"]
     with pytest.raises(NotFound):
         locate_lora("s3://loras-bucket/style/z.safetensors", str(cache))
     store.put("z.safetensors", b"")
@@ -191,8 +203,9 @@ def test_what_the_job_says_of_its_model_reaches_the_engine(tmp_path: Path, model
         },
         defaults={"samples": 2},
     )
-    record = submit(job).record
-    source = pinned_source(record, "cache")
+    cache = str(tmp_path / "cache")
+    record = submit(job, cache).record
+    source = pinned_source(record, cache)
     assert source == ModelSource(
         str(model),
         loras=(LoraFile(str(lora), 0.5),),
@@ -200,6 +213,75 @@ def test_what_the_job_says_of_its_model_reaches_the_engine(tmp_path: Path, model
         safety_checker=True,
         compile=True,
         planned_images=6,
-        compile_cache="cache/compiled",
+        compile_cache=f"{cache}/compiled",
     )
-    assert pinned_source(record, "cache", compiled=False) == replace(source, compile=False)
+    assert pinned_source(record, cache, compiled=False) == replace(source, compile=False)
+
+
+def test_what_it_took_to_load_a_model_is_told_and_logged(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+):
+    job = make_job(
+        write_prompts(tmp_path / "p.parquet", 2),
+        tmp_path / "run",
+        model={"path": str(model), "engine": "call"},
+    )
+    run = submit(job, str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO, "render_farm.farm.models")
+    began = time.monotonic()
+    loaded = load_pinned(run.record, run.options())
+    took_s = time.monotonic() - began
+    assert loaded.sampler.info.engine == "call"
+    assert isinstance(loaded.times, LoadTimes)
+    assert 0 < loaded.times.load_s < loaded.times.total_s <= took_s
+    (line,) = (record for record in caplog.records if record.message == "the model is ready")
+    assert line.model == str(model)
+    assert line.load_s == loaded.times.load_s
+    assert (tmp_path / "cache" / "digests").is_dir()
+
+
+def test_a_rehearsal_loads_nothing(tmp_path: Path):
+    run = submit(make_job(write_prompts(tmp_path / "p.parquet", 2), tmp_path / "run"))
+    assert load_pinned(run.record, run.options()).times is None
+
+
+def test_the_weights_are_digested_once_a_node_and_again_when_they_changed(
+    tmp_path: Path, model: Path
+):
+    folder = tmp_path / "mine"
+    shutil.copytree(model, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    spec = make_job(tmp_path / "p.parquet", tmp_path / "run", model={"path": str(folder)}).model
+    located = locate_model(str(folder), None, str(cache))
+    digest, _ = pinned_files(spec, located, str(cache))
+    # What is noted falsely is believed only by those who do not read the file.
+    known_digests(cache).note(weights, "f" * 64)
+    assert pinned_files(spec, located, str(cache))[0] != digest
+    time.sleep(0.05)  # some ticks of the file system's clock
+    weights.touch()
+    assert pinned_files(spec, located, str(cache))[0] == digest
+
+
+def test_a_large_file_that_is_not_what_the_hub_says_is_refused_with_the_blob_to_delete(
+    tmp_path: Path, model: Path
+):
+    snapshot = tmp_path / "models--maker--sd15" / "snapshots" / "451f"
+    shutil.copytree(model, snapshot)
+    blobs = tmp_path / "models--maker--sd15" / "blobs"
+    blobs.mkdir()
+    weights = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    sha256 = known_digests(tmp_path / "cache").of(weights)
+    spec = make_job(tmp_path / "p.parquet", tmp_path / "run", model={"path": str(snapshot)}).model
+    located = locate_model(str(snapshot), None, "")
+    for name in (sha256, "a" * 40, "0" * 64):
+        weights.rename(blobs / name)
+        weights.symlink_to(blobs / name)
+        if name != "0" * 64:
+            pinned_files(spec, located, str(tmp_path / "cache"))
+            weights.unlink()
+            (blobs / name).rename(weights)
+    with pytest.raises(ModelError, match="damaged") as raised:
+        pinned_files(spec, located, str(tmp_path / "cache"))
+    assert raised.value.problem.fix.startswith(f"delete {blobs / name}")

@@ -18,6 +18,7 @@ from render_farm.store.base import ObjectInfo
 from render_farm.store.fetch import fetch_folder, fetch_store
 from render_farm.store.memory import MemoryStore
 from render_farm.store.open import open_store
+from render_farm.store.s3_client import S3Options
 
 FILES = {
     "model_index.json": b"{}",
@@ -47,11 +48,16 @@ def test_every_object_arrives(model: str, tmp_path: Path) -> None:
     assert folder.name.startswith("sd-")
 
 
-def test_a_model_is_fetched_from_s3(s3_uri: Callable[[str], str], tmp_path: Path) -> None:
-    uri = s3_uri("moto_server")
-    for key, data in FILES.items():
+@pytest.mark.parametrize("server", ["moto_server", pytest.param("ceph", marks=pytest.mark.ceph)])
+def test_a_model_is_fetched_from_s3(
+    s3_uri: Callable[[str], str], tmp_path: Path, server: str
+) -> None:
+    uri = s3_uri(server)
+    large = os.urandom(2 * S3Options().range_bytes + 1)
+    files = {**FILES, "transformer/weights": large}
+    for key, data in files.items():
         open_store(uri).put(key, data)
-    assert files_below(fetch_folder(uri, tmp_path)) == FILES
+    assert files_below(fetch_folder(uri, tmp_path)) == files
 
 
 def test_it_is_fetched_once_and_again_when_it_changed(model: str, tmp_path: Path) -> None:
@@ -71,6 +77,36 @@ def test_a_folder_that_lost_something_is_fetched_again(model: str, tmp_path: Pat
     (folder / "unet/weights").write_bytes(b"cut")
     assert files_below(fetch_folder(model, tmp_path)) == FILES
     (folder / "model_index.json").unlink()
+    assert files_below(fetch_folder(model, tmp_path)) == FILES
+
+
+def test_a_folder_of_which_a_file_was_exchanged_or_damaged_is_fetched_again(
+    model: str, tmp_path: Path
+) -> None:
+    weights = fetch_folder(model, tmp_path) / "unet/weights"
+    before = weights.stat()
+    time.sleep(0.05)  # some ticks of the file system's clock
+    with weights.open("r+b") as file:
+        file.write(bytes(100))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files_below(fetch_folder(model, tmp_path)) == FILES
+
+
+def test_a_folder_that_was_touched_and_not_changed_is_kept(model: str, tmp_path: Path) -> None:
+    weights = fetch_folder(model, tmp_path) / "unet/weights"
+    weights.touch()
+    inode = weights.stat().st_ino
+    assert files_below(fetch_folder(model, tmp_path)) == FILES
+    assert weights.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}"])
+def test_a_folder_of_which_nobody_knows_how_it_came_is_fetched_again(
+    model: str, tmp_path: Path, text: str
+) -> None:
+    folder = fetch_folder(model, tmp_path)
+    folder.with_name(f"{folder.name}.json").write_text(text)
+    (folder / "unet/weights").write_bytes(bytes(len(FILES["unet/weights"])))
     assert files_below(fetch_folder(model, tmp_path)) == FILES
 
 
@@ -147,6 +183,5 @@ def test_an_object_of_another_size_is_no_model(tmp_path: Path) -> None:
     store.put("weights", b"12345")
     with pytest.raises(Unavailable, match="4 bytes came, 5 were listed"):
         fetch_store(store, tmp_path)
-    assert not [
-        path for path in tmp_path.iterdir() if path.is_dir() and ".partial" not in path.name
-    ]
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()} - {"digests"}
+    assert all(name.endswith(".partial") for name in folders)

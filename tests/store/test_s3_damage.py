@@ -118,7 +118,7 @@ def test_an_object_written_in_parts_by_others_is_checked_too(
     """Where the size of the parts cannot be found out, two readings must agree."""
     data = os.urandom(13 * MIB)
     put_in_parts(store, "x", data, part_bytes)
-    proxy.faults.append(Fault("GET", "flip", after_bytes=12 * MIB))
+    proxy.faults.append(Fault("GET", "flip", after_bytes=3 * MIB))
     with store.open("x") as stream, pytest.raises(Damaged):
         stream.read()
     copy = io.BytesIO()
