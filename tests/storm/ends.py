@@ -15,15 +15,23 @@ from tests.set_checker import SetVerdict, bucket_blobs, check_set
 from tests.storm.journal import Journal
 from tests.storm.runs import Run
 
+MOST_IN_HAND = 9
+"""Three workers with three shards each."""
+
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended. Rows are counted as often as an attempt took them to render."""
+    """How a run ended. Rows are counted as often as an attempt took them to render.
+
+    `helped` are second attempts at the tail, `allowed` the rows of shards that were open at a death
+    or helped.
+    """
 
     run: Run
     verdict: SetVerdict
     orphans_swept: int
     again: int
+    helped: int
     allowed: int
     unexplained: dict[int, int]
 
@@ -59,16 +67,18 @@ def check_end(run: Run, journal: Journal, open_at_deaths: Mapping[int, int]) -> 
     for attempt in journal.of_run(run.key):
         taken[attempt.shard] += len(attempt.rows)
         tries[attempt.shard] += 1
+    allowed = Counter(open_at_deaths) + journal.helped(run.key, run.shards, MOST_IN_HAND)
     return End(
         run=run,
         verdict=verdict,
         orphans_swept=said["orphans"],
         again=taken.total() - run.rows,
-        allowed=sum(open_at_deaths.values()) * run.shard_rows,
+        helped=allowed.total() - sum(open_at_deaths.values()),
+        allowed=allowed.total() * run.shard_rows,
         unexplained={
-            shard: count - 1 - open_at_deaths.get(shard, 0)
+            shard: count - 1 - allowed[shard]
             for shard, count in tries.items()
-            if count - 1 > open_at_deaths.get(shard, 0)
+            if count - 1 > allowed[shard]
         },
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
@@ -95,6 +96,23 @@ class Journal:
             if not _closed_at(attempt, moment_s)
             if attempt.began_s <= moment_s or attempt.won_s is None
         }
+
+    def helped(self, run: str, shards: int, most_in_hand: int) -> Counter[int]:
+        """How often each shard was begun a second time beside an attempt that had not ended.
+
+        Only at the tail, when all shards that were not closed were in the workers' hands.
+        """
+        attempts = sorted(self.of_run(run), key=lambda attempt: attempt.began_s)
+        helped = Counter[int]()
+        for number, attempt in enumerate(attempts):
+            at_s = attempt.began_s
+            closed = sum(a.won_s is not None and a.won_s < at_s for a in attempts)
+            beside = any(
+                earlier.shard == attempt.shard and not _closed_at(earlier, at_s)
+                for earlier in attempts[:number]
+            )
+            helped[attempt.shard] += beside and shards - closed <= most_in_hand
+        return helped
 
     def winner(self, run: str, shard: int) -> Attempt | None:
         found = (a for a in self.of_run(run) if a.shard == shard and a.won_s is not None)

@@ -119,7 +119,10 @@ def assert_as_planned(storm: Storm, plan: Plan) -> None:
 
 
 def assert_explained(ends: list[End]) -> None:
-    """Each attempt beyond a shard's first follows a death at which that very shard was open."""
+    """Each attempt beyond a shard's first follows a death at which that very shard was open.
+
+    Or it is a second attempt at the tail: when workers had nothing else to do.
+    """
     assert not {end.run.name: end.unexplained for end in ends if end.unexplained}
     assert sum(end.again for end in ends) <= sum(end.allowed for end in ends)
 
@@ -145,7 +148,8 @@ def say(title: str, storm: Storm, ends: list[End], figure: Figure) -> None:
         "lost, duplicated, unexpected, corrupt": shown(*defects(ends)),
         "rows quarantined for ending two processes": total(lambda e: e.verdict.quarantined_rows),
         "rows rendered again, at most": total(lambda e: e.again),
-        "rows of the shards open at the kills": total(lambda e: e.allowed),
+        "shards that were helped at the tail": total(lambda e: e.helped),
+        "rows of the shards open at the kills or helped": total(lambda e: e.allowed),
         "orphans swept": total(lambda e: e.orphans_swept),
         "drivers that stopped before the end": len(storm.stops),
     }.items():
