@@ -58,6 +58,16 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     report.data = status.to_json() | {"fix": end.fix}
     report.code = exit_code(status)
     show_status(report, status)
+    if end.loads_s:
+        first, slowest = end.loads_s[0], max(end.loads_s)
+        report.table(
+            [
+                (
+                    "model",
+                    f"ready in {first:.1f} s at the first worker, {slowest:.1f} s at the slowest",
+                )
+            ]
+        )
     if end.reason:
         err.print(f"[bold yellow]stopped[/]: {escape(f'{end.reason}. {end.fix}')}")
 

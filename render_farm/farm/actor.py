@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +36,14 @@ class WorkerActor:
         """
         return str(ray.get_runtime_context().get_node_id()), __version__
 
-    def open(self, options: WorkerOptions) -> RenderFarmError | None:
-        """Open the run; the error, if one is the user's to mend."""
+    def open(self, options: WorkerOptions) -> RenderFarmError | float:
+        """Open the run: the seconds it took, or the error, if one is the user's to mend."""
+        began_s = time.monotonic()
         try:
             self._worker = OverlappedWorker(ShardWorker.open(options, _load(self._builder)))
         except RenderFarmError as error:
             return error
-        return None
+        return time.monotonic() - began_s
 
     def run(self, assignment: Assignment) -> Answer:
         """Render one shard, beside others. A device in an unknown state ends the process."""

@@ -151,7 +151,9 @@ class RayPool:
                 case "run":
                     return Answered(worker, result)
                 case "open":
-                    return Ready(worker) if result is None else Refusal(worker, result)
+                    if isinstance(result, RenderFarmError):
+                        return Refusal(worker, result)
+                    return Ready(worker, result)
         self.discard(worker)
         return lost
 

@@ -27,12 +27,14 @@ log = logging.getLogger(__name__)
 class Hearing:
     """Turns the events of a pool into the scheduler's, and keeps count of what they come to.
 
-    `places` is how many shards a worker has in hand at a time, `usages` the last of each worker's.
+    `places` is how many shards a worker has in hand at a time, `usages` the last of each worker's,
+    `loads_s` the seconds that each took to load the model.
     """
 
     def __init__(self, store: Store, crew: Crew, run: TakenUp, places: int) -> None:
         self.progress = run.progress
         self.usages: dict[str, Usage] = {}
+        self.loads_s: list[float] = []
         self._store = store
         self._crew = crew
         self._scheduler = run.scheduler
@@ -51,8 +53,9 @@ class Hearing:
                 self._crew.placed(worker)
                 self._scheduler.worker_placed(worker, node)
                 return []
-            case Ready(worker):
+            case Ready(worker, load_s):
                 self._crew.is_ready(worker)
+                self.loads_s.append(load_s)
                 return self._scheduler.worker_ready(worker, self._places)
             case Refusal(worker, error):
                 return self._refused(worker, error)

@@ -66,7 +66,8 @@ class DriveEnd:
     """How an invocation ended: `reason` and `fix` if it did so before the run was complete.
 
     `rows_per_s` is what it managed since its first worker was ready; None if it closed no shard.
-    `usages` are the last of each worker's.
+    `usages` are the last of each worker's, `loads_s` the seconds that each took to open the run and to
+    load the model, in the order in which they were ready.
     """
 
     samples_rendered: int
@@ -74,6 +75,7 @@ class DriveEnd:
     reason: str | None
     fix: str | None
     usages: dict[str, Usage] = field(default_factory=dict)
+    loads_s: tuple[float, ...] = ()
 
 
 class Driver:
@@ -123,7 +125,8 @@ class Driver:
         lease.end(stop.reason if stop else None)
         reason, fix = (stop.reason, stop.fix) if stop else (None, None)
         rate = heard.progress.rows_per_s(time.monotonic())
-        return DriveEnd(heard.progress.samples_rendered, rate, reason, fix, heard.usages)
+        rendered, loads_s = heard.progress.samples_rendered, tuple(heard.loads_s)
+        return DriveEnd(rendered, rate, reason, fix, heard.usages, loads_s)
 
     def _drive(self, lease: Lease) -> tuple[Hearing, Stop | None]:
         run = take_up(self._store, self._record, self._how.limits, self._how.workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has opened the run and loaded the model."""
+    """The worker has opened the run and loaded the model, which took `load_s` seconds."""
 
     worker: str
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class LocalPool:
 
     def _open(self, options: WorkerOptions) -> None:
         name = options.worker
+        began_s = time.monotonic()
         try:
             self._workers[name] = OverlappedWorker(ShardWorker.open(options, self._build))
         except RenderFarmError as error:
@@ -197,7 +200,7 @@ class LocalPool:
         except Exception as error:  # noqa: BLE001 - a thread's errors would be lost
             self._events.put(Lost(name, f"{type(error).__name__}: {error}"))
         else:
-            self._events.put(Ready(name))
+            self._events.put(Ready(name, time.monotonic() - began_s))
 
     def _ended(self, worker: str, answer: Future[Answer]) -> None:
         error = answer.exception()

@@ -75,7 +75,7 @@ def died(*in_flight: int) -> Failure:
     )
 
 
-def submit(job: JobSpec, model_cache: str = "/nonexistent") -> Run:
+def submit(job: JobSpec, model_cache: str = "/dev/null/no-folder") -> Run:
     """Check a job and make its run, as `render-farm submit` does before it renders."""
     store, record = open_run(prepare(job, model_cache), allow_no_cas=False)
     return Run(store, record, model_cache)

@@ -26,7 +26,7 @@ from render_farm.job.load import parse_job
 from render_farm.job.spec import JobSpec
 from render_farm.store.counting import CountingStore
 
-NO_MODELS = "/nonexistent"
+NO_MODELS = "/dev/null/no-folder"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from tests.bench.rivals.case import Case, say
 
 def main() -> None:
     case = Case.from_arguments()
-    record = new_run_record(prepare(parse_job(demo_job(case)), "/nonexistent"))
-    sampler = build_here(record, "/nonexistent")
+    record = new_run_record(prepare(parse_job(demo_job(case)), "/dev/null/no-folder"))
+    sampler = build_here(record, "/dev/null/no-folder")
     (shard,) = Plan([case.rows], case.rows)
     table = ShardReader(record.prompts.dataset()).read(shard)
     mapping = record.prompts.request_columns()
