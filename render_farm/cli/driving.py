@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from render_farm.views.status import Status
 
 LINE_EVERY_S = 10.0
+WORTH_TELLING_S = 0.5
 
 
 def model_cache() -> str:
@@ -57,17 +58,7 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     status = replace(status, rate=end.rows_per_s, reason=end.reason or status.reason)
     report.data = status.to_json() | {"fix": end.fix}
     report.code = exit_code(status)
-    show_status(report, status)
-    if end.loads_s:
-        first, slowest = end.loads_s[0], max(end.loads_s)
-        report.table(
-            [
-                (
-                    "model",
-                    f"ready in {first:.1f} s at the first worker, {slowest:.1f} s at the slowest",
-                )
-            ]
-        )
+    show_status(report, status, end.loads_s)
     if end.reason:
         err.print(f"[bold yellow]stopped[/]: {escape(f'{end.reason}. {end.fix}')}")
 
@@ -79,8 +70,8 @@ def exit_code(status: Status) -> int:
     return QUARANTINED if status.rows["quarantined"] else OK
 
 
-def show_status(report: Report, status: Status) -> None:
-    """A run in figures, for people."""
+def show_status(report: Report, status: Status, loads_s: tuple[float, ...] = ()) -> None:
+    """A run in figures, for people, and how long its workers took to load the model."""
     rows, samples, shards = status.rows, status.samples, status.shards
     ends = ", ".join(
         f"{rows[end]} {end}"
@@ -97,6 +88,11 @@ def show_status(report: Report, status: Status) -> None:
     if status.rate:
         eta = f", {_duration(status.eta_s)} to go" if status.eta_s is not None else ""
         lines.append(("rate", f"{status.rate:.2f} rows/s{eta}"))
+    if max(loads_s, default=0.0) >= WORTH_TELLING_S:
+        told = (
+            f"ready in {loads_s[0]:.1f} s at the first worker, {max(loads_s):.1f} s at the slowest"
+        )
+        lines.append(("model", told))
     for error, count in sorted(status.errors_by_type.items(), key=lambda item: -item[1]):
         lines.append(("quarantined", f"{count} rows: {error}"))
     for shard in status.failed_shards:

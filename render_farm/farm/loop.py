@@ -66,7 +66,7 @@ class DriveEnd:
     """How an invocation ended: `reason` and `fix` if it did so before the run was complete.
 
     `rows_per_s` is what it managed since its first worker was ready; None if it closed no shard.
-    `usages` are the last of each worker's, `loads_s` the seconds that each took to open the run and to
+    `usages` are the last of each worker's, `loads_s` the seconds that each took to open the run and
     load the model, in the order in which they were ready.
     """
 
