@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,13 +131,28 @@ def draw(prompt: str, seed: int, width: int, height: int) -> NDArray[np.uint8]:
     colours = np.random.Generator(np.random.PCG64(seed)).integers(
         0, 192, (BLOCKS, BLOCKS, 3), dtype=np.uint8
     )
-    columns = np.arange(width) * BLOCKS // width  # [W]: the block that each column lies in
-    starts = [-(-block * height // BLOCKS) for block in range(BLOCKS + 1)]  # rows
-    shade = (np.arange(width) * 64 // width).astype(np.uint8)  # [W], 0…63
-    strips = colours.take(columns, axis=1) + shade[None, :, None]  # [BLOCKS, W, 3], at most 254
-    picture = np.empty((height, width, 3), np.uint8)
-    for block in range(BLOCKS):
-        picture[starts[block] : starts[block + 1]] = strips[block]
+    grid = _grid(width, height)
+    strips = colours.take(grid.columns, axis=1)  # [BLOCKS, W, 3]
+    strips += grid.shade  # at most 254
+    picture = strips.take(grid.rows, axis=0)  # [H, W, 3]
     digest = np.frombuffer(hashlib.sha256(prompt.encode(errors="surrogatepass")).digest(), np.uint8)
-    picture[height - height // BAR_SHARE :] = digest[: BLOCKS * 3].reshape(BLOCKS, 3)[columns]
+    bar = digest[: BLOCKS * 3].reshape(BLOCKS, 3)
+    picture[height - height // BAR_SHARE :] = bar.take(grid.columns, axis=0)
     return picture
+
+
+class _Grid(NamedTuple):
+    """What pictures of one size have in common."""
+
+    columns: NDArray[np.intp]  # [W]: the block that each column lies in
+    rows: NDArray[np.intp]  # [H]: the block that each row lies in
+    shade: NDArray[np.uint8]  # [W, 1], 0…63
+
+
+@lru_cache(maxsize=64)
+def _grid(width: int, height: int) -> _Grid:
+    return _Grid(
+        columns=np.arange(width) * BLOCKS // width,
+        rows=np.arange(height) * BLOCKS // height,
+        shade=(np.arange(width) * 64 // width).astype(np.uint8)[:, None],
+    )

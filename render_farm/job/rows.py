@@ -24,18 +24,25 @@ def rows_of(
     wanted = {*mapping.values(), ROW_COLUMN, ROW_KEY_COLUMN, JOB_SEED_COLUMN}.intersection(
         table.column_names
     )
-    columns = {name: table.column(name) for name in wanted}
+    columns = [_values(table.column(name)) for name in wanted]
     for index in range(table.num_rows):
         yield Row(
             row=shard.first_row + index,
             file=file,
             row_in_file=shard.first_row_in_file + index,
-            columns={name: _value(column, index) for name, column in columns.items()},
+            columns={name: values[index] for name, values in zip(wanted, columns, strict=True)},
         )
 
 
-def _value(column: pa.ChunkedArray[Any], index: int) -> Any:
+def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
     try:
-        return column[index].as_py()
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar[Any]) -> Any:
+    try:
+        return scalar.as_py()
     except UnicodeDecodeError as error:
         return error

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Final
 
 SEED_LIMIT = 2**63
 """Seeds lie in 0…2^63−1: what a `torch.Generator` and a Parquet int64 both hold."""
+
+_CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, sort_keys=True)
 
 RowKey = str | list[str | int]
 """The row's `id`, or ``[file, row in file]`` where it has none."""
@@ -22,8 +25,7 @@ def derive_seed(*parts: object) -> int:
 
     Canonical: no white space, ASCII with escapes, big-endian bytes.
     """
-    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True, sort_keys=True)
-    digest = hashlib.sha256(text.encode("ascii")).digest()
+    digest = hashlib.sha256(_CANONICAL.encode(parts).encode("ascii")).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 
 

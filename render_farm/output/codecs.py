@@ -30,6 +30,9 @@ ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 EXTENSIONS: Final[dict[ImageFormat, str]] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """The file name extension of each format, as webdataset's and other readers know it."""
 
+_VALUES: Final = np.arange(256, dtype=np.int64)
+_SQUARES: Final = _VALUES**2
+
 _NOT_DECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -81,10 +84,10 @@ def luma(pixels: NDArray[np.uint8]) -> tuple[float, float]:
     Luma is ITU-R BT.601 (0.299 R + 0.587 G + 0.114 B), rounded to whole numbers per pixel, and
     summed as integers: the result is the same on every machine.
     """
-    counts = Image.fromarray(np.ascontiguousarray(pixels)).convert("L").histogram()
-    total = sum(counts)
-    first = sum(value * count for value, count in enumerate(counts))
-    second = sum(value * value * count for value, count in enumerate(counts))
+    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
+    counts = np.array(image.histogram(), dtype=np.int64)
+    total = image.width * image.height
+    first, second = int(counts @ _VALUES), int(counts @ _SQUARES)
     variance = (total * second - first * first) / (total * total)
     return first / total, variance**0.5
 

@@ -27,7 +27,10 @@ def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     - maps: a list of [key, value] pairs
     - bytes of a string that are not UTF-8: escaped as ``\\xNN``
     """
-    columns = [[json_value(scalar) for scalar in column] for column in table.columns]
+    columns = [
+        [value for chunk in column.chunks for value in _json_values(chunk)]
+        for column in table.columns
+    ]
     for values in zip(*columns, strict=True):
         yield dict(zip(table.column_names, values, strict=True))
 
@@ -44,8 +47,53 @@ def json_value(scalar: pa.Scalar[Any]) -> Any:
 
 def to_json(row: dict[str, Any]) -> bytes:
     """A row of `json_rows` as UTF-8 JSON, without spaces and line ends."""
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8")
+    return _ENCODER.encode(row).encode("utf-8")
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _json_values(array: pa.Array[Any]) -> list[Any]:
+    """What `json_value` makes of each value: at once, where the type is a common one.
+
+    Value by value takes a hundred times as long.
+    """
+    for fits, convert in _WHOLE:
+        if fits(array.type):
+            return convert(array)
+    return _one_by_one(array)
+
+
+def _one_by_one(array: pa.Array[Any]) -> list[Any]:
+    return [json_value(scalar) for scalar in array]
+
+
+def _texts(array: pa.Array[Any]) -> list[Any]:
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        return _one_by_one(array)
+
+
+def _finite_values(array: pa.Array[Any]) -> list[Any]:
+    values = array.to_pylist()
+    return [float(v) if v is not None and math.isfinite(v) else None for v in values]
+
+
+def _timestamps(array: pa.Array[Any]) -> list[Any]:
+    # Through the integers, as `_timestamp`.
+    instants = array.cast(pa.int64()).cast(pa.timestamp(array.type.unit)).cast(pa.string())
+    zone = "Z" if array.type.tz is not None else ""
+    return [v if v is None else v.replace(" ", "T") + zone for v in instants.to_pylist()]
+
+
+def _lists(array: Any) -> list[Any]:
+    ends = array.offsets.to_pylist()
+    values = _json_values(array.values.slice(ends[0], ends[-1] - ends[0]))
+    return [
+        values[start - ends[0] : end - ends[0]] if valid else None
+        for start, end, valid in zip(ends, ends[1:], array.is_valid().to_pylist(), strict=False)
+    ]
 
 
 def _text(scalar: Any) -> str:
@@ -106,6 +154,24 @@ def _is_list(data_type: pa.DataType) -> bool:
 def _is_wrapped(data_type: pa.DataType) -> bool:
     return bool(_types.is_dictionary(data_type) or isinstance(data_type, pa.BaseExtensionType))
 
+
+def _is_plain(data_type: pa.DataType) -> bool:
+    return bool(
+        _types.is_integer(data_type) or _types.is_boolean(data_type) or _types.is_null(data_type)
+    )
+
+
+def _is_offset_list(data_type: pa.DataType) -> bool:
+    return bool(_types.is_list(data_type) or _types.is_large_list(data_type))
+
+
+_WHOLE: Final[list[tuple[Callable[[Any], bool], Callable[[Any], list[Any]]]]] = [
+    (_is_plain, lambda array: array.to_pylist()),
+    (_is_string, _texts),
+    (_types.is_floating, _finite_values),
+    (_types.is_timestamp, _timestamps),
+    (_is_offset_list, _lists),
+]
 
 _CONVERTERS: Final[list[tuple[Callable[[Any], bool], Callable[[Any], Any]]]] = [
     (_is_wrapped, lambda scalar: json_value(scalar.value)),

@@ -44,6 +44,10 @@ class ShardLayout:
         """The object of one image in container files."""
         return image_key(self.shard, self.attempt, sample_key, self.image_format)
 
+    def image_name(self, sample_key: str) -> str:
+        """The name of an image as a file."""
+        return image_name(sample_key, self.image_format)
+
     @property
     def _data_stem(self) -> str:
         return f"data/{self.shard:06d}-{self.attempt}"
@@ -78,4 +82,9 @@ def image_key(shard: int, attempt: str, sample: str, image_format: ImageFormat) 
 
     `sample` is the column `key`, `image_format` the column `format`.
     """
-    return f"data/{shard:06d}-{attempt}/{sample}.{EXTENSIONS[image_format]}"
+    return f"data/{shard:06d}-{attempt}/{image_name(sample, image_format)}"
+
+
+def image_name(sample: str, image_format: ImageFormat) -> str:
+    """The name of a sample's image as a file, and as a member of a tar."""
+    return f"{sample}.{EXTENSIONS[image_format]}"

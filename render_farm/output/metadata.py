@@ -1,8 +1,7 @@
-"""What is recorded of a sample: the columns, their Arrow types, and the table made of records."""
+"""What is recorded of a sample: the columns and their Arrow types."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
@@ -69,9 +68,9 @@ _IMAGE_NAMES: Final = frozenset({"image", "image.bytes", "image.path"})
 class SampleRecord:
     """One line of metadata: a sample that is done or filtered, or a row that is quarantined.
 
-    `shard`, `attempt`, `key`, `format`, `size_bytes` and `sha256` are filled in by `ShardWriter`.
-    `key` is the sample's name, row (9 digits) _ sample (2): the basename of its tar members or
-    files and never a path, so that it is the same in every attempt and container.
+    The other columns, `shard`, `attempt`, `key`, `format`, `size_bytes` and `sha256`, are added by
+    `ShardWriter`. `key` is the sample's name, row (9 digits) _ sample (2): the basename of its tar
+    members or files and never a path, so that it is the same in every attempt and container.
 
     A quarantined row's values are recorded as far as they could be resolved: a value that its
     column cannot hold, and a text too long to be a prompt, becomes null there; the input row
@@ -80,7 +79,6 @@ class SampleRecord:
 
     row: int
     status: Status
-    shard: int | None = None
     sample: int | None = None
     id: str | None = None
     prompt: str | None = None
@@ -96,16 +94,11 @@ class SampleRecord:
     dtype: str | None = None
     error_type: str | None = None
     error: str | None = None
-    key: str | None = None
-    format: str | None = None
-    size_bytes: int | None = None
-    sha256: str | None = None
     mean_luma: float | None = None
     std_luma: float | None = None
     flags: tuple[str, ...] | None = None
     cut_tokens: int | None = None
     nsfw: bool | None = None
-    attempt: str | None = None
     worker: str | None = None
     device: str | None = None
     batch_shape: str | None = None
@@ -144,44 +137,3 @@ def metadata_schema(input_fields: pa.Schema, *, with_image: bool = False) -> pa.
         used.add(name)
         fields.append(field.with_name(name))
     return pa.schema(fields)
-
-
-def records_to_table(
-    records: Sequence[SampleRecord],
-    carried: pa.Table,
-    rows: Sequence[int],
-    *,
-    with_image: bool = False,
-) -> pa.Table:
-    """Records and the carried columns of their rows as one table of `metadata_schema`.
-
-    `carried` holds the carried columns of a shard's rows and `rows` one index into it for each
-    record. Carried values keep their Arrow types and are taken, never converted.
-
-    Raises:
-        pa.ArrowException, TypeError, ValueError: a record that is not quarantined holds a value
-            that its column cannot.
-    """
-    columns: list[Any] = [_column(records, field) for field in METADATA_COLUMNS]
-    if carried.num_columns:
-        columns += carried.take(pa.array(rows, type=_INT64)).columns
-    schema = metadata_schema(carried.schema, with_image=with_image)
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _column(records: Sequence[SampleRecord], field: pa.Field[Any]) -> pa.Array[Any]:
-    values = [
-        value if record.status != "quarantined" or _fits(value, field.type) else None
-        for record, value in ((record, getattr(record, field.name)) for record in records)
-    ]
-    column: pa.Array[Any] = pa.array(values, type=field.type)
-    return column
-
-
-def _fits(value: Any, data_type: pa.DataType) -> bool:
-    """Whether the type holds the value as it is; Arrow itself makes 1 of 1.5."""
-    try:
-        held = pa.array([value], type=data_type)[0].as_py()
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
-    return bool(held == (list(value) if isinstance(value, tuple) else value))

@@ -34,9 +34,8 @@ _HUGGINGFACE: Final = b"huggingface"
 
 def with_image_column(table: pa.Table, names: Sequence[str], images: Sequence[bytes]) -> pa.Table:
     """The table with the column `image: struct<bytes, path>` in front; all aligned."""
-    values = [{"bytes": image, "path": name} for name, image in zip(names, images, strict=True)]
-    column: pa.Array[Any] = pa.array(values, type=_IMAGE.type)
-    return table.add_column(0, _IMAGE, column)
+    parts: list[Any] = [pa.array(images, pa.binary()), pa.array(names, pa.string())]
+    return table.add_column(0, _IMAGE, pa.StructArray.from_arrays(parts, fields=list(_IMAGE.type)))
 
 
 def dataset_schema(schema: pa.Schema, input_fields: pa.Schema, with_image: bool) -> pa.Schema:

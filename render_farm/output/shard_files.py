@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
 
 from render_farm.job.request import sample_key
 from render_farm.output.layout import OutputFile, ShardLayout
+from render_farm.output.lines import Line
 from render_farm.output.metadata import SampleRecord, without_long_texts
 from render_farm.output.shard_folder import ShardFolder
 
@@ -33,22 +36,21 @@ class Tally:
 class ShardWriter:
     """Takes the samples of one attempt in any order and writes the shard's files at the end.
 
-    Encoded images wait in files below `folder`, so memory holds records only. What is written is
-    sorted by (row, sample): the same records give the same bytes whatever the order of adding.
-    One sample that cannot be rendered quarantines its row: samples of it, added before or
-    after, are dropped.
+    `add` and `reject` may be called by several threads at once. Encoded images wait in a `Spool`,
+    so that memory holds 16 MiB of them at most. What is written is sorted by (row, sample): the
+    same records give the same bytes whatever the order of adding. One sample that cannot be
+    rendered quarantines its row: samples of it, added before or after, are dropped.
     """
 
     def __init__(self, folder: Path, layout: ShardLayout) -> None:
         self._layout = layout
         self._files = ShardFolder(folder, layout)
-        self._samples: dict[tuple[int, int], SampleRecord] = {}
+        self._samples: dict[tuple[int, int], Line] = {}
         self._quarantined: dict[int, SampleRecord] = {}
+        self._lock = threading.Lock()
 
     def add(self, record: SampleRecord, encoded: bytes) -> None:
         """Take a done sample with its encoded image.
-
-        `shard, attempt, key, format, size_bytes` and `sha256` of the record are filled in.
 
         Raises:
             ValueError: a status other than done, a row or sample that is not the shard's, or one
@@ -70,22 +72,26 @@ class ShardWriter:
             self._take(record, encoded)
             return
         self._expect(record, "quarantined")
-        known = self._quarantined.get(record.row)
-        if known is None or _fault_order(record) < _fault_order(known):
-            self._quarantined[record.row] = without_long_texts(record)
+        with self._lock:
+            known = self._quarantined.get(record.row)
+            if known is None or _fault_order(record) < _fault_order(known):
+                self._quarantined[record.row] = without_long_texts(record)
 
     def tally(self) -> Tally:
         """What was taken so far, by state."""
-        samples = self._kept()
-        done = {record.row for record in samples if record.status == "done"}
-        filtered = {record.row for record in samples} - done
-        errors = Counter(record.error_type or "unknown" for record in self._quarantined.values())
+        records = [line.record for line in self._kept()]
+        done = [record.row for record in records if record.status == "done"]
+        rows_done = set(done)
+        with self._lock:
+            errors = Counter(
+                record.error_type or "unknown" for record in self._quarantined.values()
+            )
         return Tally(
-            rows_done=len(done),
-            rows_filtered=len(filtered),
-            rows_quarantined=len(self._quarantined),
-            samples_done=sum(record.status == "done" for record in samples),
-            samples_filtered=sum(record.status == "filtered" for record in samples),
+            rows_done=len(rows_done),
+            rows_filtered=len({record.row for record in records} - rows_done),
+            rows_quarantined=errors.total(),
+            samples_done=len(done),
+            samples_filtered=len(records) - len(done),
             errors_by_type=dict(sorted(errors.items())),
         )
 
@@ -101,13 +107,14 @@ class ShardWriter:
         """
         self._check_complete(carried)
         samples = self._kept()
-        done = [record for record in samples if record.status == "done"]
-        rejected = [record for record in samples if record.status == "filtered"]
-        rejected += self._quarantined_lines()
-        rejected.sort(key=lambda record: (record.row, record.sample or 0))
+        done = [line for line in samples if line.record.status == "done"]
+        rejected = [line for line in samples if line.record.status == "filtered"]
+        rejected += [Line(replace(record, sample=None)) for record in self._quarantined.values()]
+        rejected.sort(key=attrgetter("place"))
         files = self._files.write_data(done, carried) if done else []
         if rejected:
-            files.append(self._files.write_table(self._layout.rejected_key, rejected, carried))
+            files.append(self._files.write_rejected(rejected, carried))
+        self._files.close()
         return files
 
     def _expect(self, record: SampleRecord, status: str) -> None:
@@ -123,29 +130,21 @@ class ShardWriter:
         if record.sample is None or not 0 <= record.sample < layout.samples:
             raise ValueError(f"row {record.row} has no sample {record.sample} in {layout}")
         key = sample_key(record.row, record.sample)
-        complete = replace(
-            record,
-            shard=layout.shard,
-            attempt=layout.attempt,
-            key=key,
-            format=layout.image_format,
-            size_bytes=None if encoded is None else len(encoded),
-            sha256=None if encoded is None else hashlib.sha256(encoded).hexdigest(),
-        )
-        if self._samples.setdefault((record.row, record.sample), complete) is not complete:
-            raise ValueError(f"sample {key} was taken already")
+        line = Line(record, key)
+        if encoded is not None:
+            line = Line(record, key, len(encoded), hashlib.sha256(encoded).hexdigest())
+        with self._lock:
+            if self._samples.setdefault((record.row, record.sample), line) is not line:
+                raise ValueError(f"sample {key} was taken already")
         return key
 
-    def _kept(self) -> list[SampleRecord]:
-        samples = sorted(self._samples.items())
-        return [record for (row, _), record in samples if row not in self._quarantined]
-
-    def _quarantined_lines(self) -> list[SampleRecord]:
-        layout = self._layout
-        return [
-            replace(record, shard=layout.shard, attempt=layout.attempt, sample=None)
-            for record in self._quarantined.values()
-        ]
+    def _kept(self) -> list[Line]:
+        """The samples of rows that are not quarantined, in order."""
+        with self._lock:
+            kept = [
+                line for (row, _), line in self._samples.items() if row not in self._quarantined
+            ]
+        return sorted(kept, key=attrgetter("place"))
 
     def _check_complete(self, carried: pa.Table) -> None:
         layout = self._layout

@@ -5,7 +5,6 @@ USTAR, with time, owner and group zero: the same samples give the same bytes.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -15,19 +14,23 @@ from typing import Any, BinaryIO, Final
 from render_farm.output.codecs import EXTENSIONS, ImageFormat
 from render_farm.output.corrupt import CorruptFile
 from render_farm.output.json_form import to_json
-from render_farm.output.layout import StoredSample
+from render_farm.output.layout import StoredSample, image_name
+from render_farm.output.tar_header import member_header
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _ZERO_BLOCK: Final = bytes(_BLOCK)
+_BUFFER: Final = 1 << 20
 
 
 def write_tar(path: Path, samples: Iterable[StoredSample], image_format: ImageFormat) -> None:
     """Write samples in the order given, one in memory at a time."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with path.open("wb", buffering=_BUFFER) as file:
         for sample in samples:
-            _add(tar, f"{sample.key}.{EXTENSIONS[image_format]}", sample.image)
-            _add(tar, f"{sample.key}.json", to_json(sample.record))
-            _add(tar, f"{sample.key}.txt", sample.record["prompt"].encode("utf-8"))
+            _add(file, image_name(sample.key, image_format), sample.image)
+            _add(file, f"{sample.key}.json", to_json(sample.record))
+            _add(file, f"{sample.key}.txt", sample.record["prompt"].encode("utf-8"))
+        file.write(_ZERO_BLOCK * 2)
+        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
 
 
 def read_samples(stream: BinaryIO, name: str = "tar") -> Iterator[StoredSample]:
@@ -40,8 +43,8 @@ def read_samples(stream: BinaryIO, name: str = "tar") -> Iterator[StoredSample]:
     """
     members = _members(stream, name)
     extensions = set(EXTENSIONS.values())
-    for image_name, image in members:
-        key, _, extension = image_name.partition(".")
+    for member, image in members:
+        key, _, extension = member.partition(".")
         record_name, record = next(members, ("", b""))
         prompt_name, prompt = next(members, ("", b""))
         if (
@@ -49,7 +52,7 @@ def read_samples(stream: BinaryIO, name: str = "tar") -> Iterator[StoredSample]:
             or record_name != f"{key}.json"
             or prompt_name != f"{key}.txt"
         ):
-            found = ", ".join(filter(None, (image_name, record_name, prompt_name)))
+            found = ", ".join(filter(None, (member, record_name, prompt_name)))
             raise CorruptFile(name, f"not an image, its .json and its .txt: {found}")
         columns = _record(record, f"{name}: {record_name}")
         if columns.get("key") != key or str(columns.get("prompt")).encode("utf-8") != prompt:
@@ -57,10 +60,10 @@ def read_samples(stream: BinaryIO, name: str = "tar") -> Iterator[StoredSample]:
         yield StoredSample(key, image, columns)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # mode 0644, mtime, uid and gid 0, no names
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+def _add(file: BinaryIO, name: str, data: bytes) -> None:
+    file.write(member_header(name, len(data)))
+    file.write(data)
+    file.write(_ZERO_BLOCK[: -len(data) % _BLOCK])
 
 
 def _record(data: bytes, name: str) -> dict[str, Any]:

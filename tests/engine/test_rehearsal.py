@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -50,6 +51,22 @@ def test_the_bar_at_the_bottom_belongs_to_the_prompt_and_the_rest_to_the_seed():
 @pytest.mark.parametrize("size", [(8, 8), (8, 8192), (72, 40), (512, 768)])
 def test_every_size_is_drawn(size):
     assert draw("", 2**63 - 1, *size).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        ((8, 8), "84afdd198f757466"),
+        ((64, 64), "bac396206487155d"),
+        ((72, 40), "610b54a885ae50b1"),
+        ((8, 1024), "40564ec5024401ca"),
+        ((512, 768), "0292e0d105d4c4b8"),
+    ],
+)
+def test_pictures_are_those_of_every_release(size, digest):
+    for _ in range(2):
+        drawn = draw("a cat ☃", 2**63 - 1, *size)
+        assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == digest
 
 
 def test_pictures_look_like_something(request_of: MakeRequest):

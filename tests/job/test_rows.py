@@ -92,3 +92,15 @@ def test_a_row_read_from_parquet_keeps_its_place_in_file_and_dataset() -> None:
         Row(110, "x/b.parquet", 10, {"prompt": "a", "rf_row": 5}),
         Row(111, "x/b.parquet", 11, {"prompt": "b", "rf_row": 6}),
     ]
+
+
+def test_a_table_in_pieces_gives_its_rows_in_order_and_spoils_none_beside_the_bad_one() -> None:
+    pieces = [
+        pa.table({"prompt": spoiled_text(TEXT, *texts)}) for texts in ([b"a"], [b"\xff", b"c"])
+    ]
+    found = table_requests(pa.concat_tables(pieces).slice(0, 3))
+    assert [item if isinstance(item, str) else item.prompt for item in found] == [
+        "a",
+        "bad_prompt",
+        "c",
+    ]

@@ -6,6 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from render_farm.output.codecs import EXTENSIONS, decode, encode, luma
@@ -87,3 +89,18 @@ def test_luma_is_rec_601_in_0_to_255():
     halves = np.zeros((2, 8, 3), np.uint8)
     halves[1] = 255
     assert luma(halves) == (127.5, 127.5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255), st.integers(0, 2**32))
+def test_luma_is_exact_to_the_last_bit(height, width, brightest, seed):
+    pixels = np.random.default_rng(seed).integers(0, brightest + 1, (height, width, 3), np.uint8)
+    red, green, blue = (channel.astype(int) for channel in np.moveaxis(pixels, -1, 0))
+    values = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).ravel().tolist()
+    total, first, second = len(values), sum(values), sum(value * value for value in values)
+    deviation = ((total * second - first * first) / (total * total)) ** 0.5
+    assert luma(pixels) == (first / total, deviation)
+    assert luma(pixels[:, ::-1]) == (first / total, deviation)
+
+
+def test_luma_of_a_large_picture_does_not_overflow():
+    assert luma(np.full((8192, 4096, 3), 255, np.uint8)) == (255.0, 0.0)

@@ -11,12 +11,8 @@ import pytest
 
 from render_farm.output.json_form import json_rows, to_json
 from render_farm.output.layout import ShardLayout
-from render_farm.output.metadata import (
-    METADATA_COLUMNS,
-    SampleRecord,
-    metadata_schema,
-    records_to_table,
-)
+from render_farm.output.lines import Line, lines_to_table
+from render_farm.output.metadata import METADATA_COLUMNS, SampleRecord, metadata_schema
 from render_farm.output.parquet import read_metadata
 from render_farm.output.shard_files import ShardWriter
 
@@ -65,7 +61,10 @@ def carried_names(*names: str, with_image: bool = False) -> list[str]:
 
 def test_the_columns_are_those_of_the_design():
     assert METADATA_COLUMNS.names == DESIGN
-    assert {field.name for field in dataclasses.fields(SampleRecord)} == set(DESIGN)
+    recorded = {field.name for field in dataclasses.fields(SampleRecord)}
+    written = {"shard", "attempt", "key", "format", "size_bytes", "sha256"}
+    assert recorded | written == set(DESIGN)
+    assert not recorded & written
 
 
 def test_a_clash_gets_the_prefix_until_the_name_is_free():
@@ -119,10 +118,12 @@ def test_a_raw_bad_value_of_a_quarantined_row_becomes_null(values, tmp_path):
 
 
 def test_a_bad_value_of_a_done_sample_is_an_error():
-    good = SampleRecord(row=0, sample=0, status="done", shard=0, attempt="a", width=1)
-    bad = dataclasses.replace(good, width="wide")
+    layout = ShardLayout(0, "aa", 0, 1, 2, "files", "png")
+    good = Line(SampleRecord(row=0, sample=0, status="done", width=1))
+    bad = Line(dataclasses.replace(good.record, width="wide"))
+    assert lines_to_table([good, good], layout, pa.table({}))["width"].to_pylist() == [1, 1]
     with pytest.raises((pa.ArrowException, TypeError)):
-        records_to_table([good, bad], pa.table({}), [0, 0])
+        lines_to_table([good, bad], layout, pa.table({}))
 
 
 def test_class_labels_of_the_input_are_declared_again_under_their_new_name(tmp_path):

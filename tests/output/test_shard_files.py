@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from render_farm.output import shard_folder
+from render_farm.output.containers import iter_samples
 from render_farm.output.layout import CONTAINERS, ShardLayout
 from render_farm.output.metadata import SampleRecord
 from render_farm.output.parquet import read_metadata
@@ -30,10 +34,13 @@ def quarantined(row: int, **values) -> SampleRecord:
 def test_rejected_holds_filtered_samples_and_one_line_a_quarantined_row(write_shard):
     files = {file.key: file.path for file in write_shard("files")}
     table = read_metadata(files["rejected/000007-a1b2.parquet"])
-    columns = ["row", "sample", "status", "error_type", "key", "width", "size_bytes", "label"]
-    assert table.select(columns).to_pylist() == [
-        dict(zip(columns, (102, None, "quarantined", "first", None, None, None, 3), strict=True)),
-        dict(zip(columns, (103, 0, "filtered", None, "000000103_00", 24, 7, None), strict=True)),
+    columns = ["row", "sample", "status", "error_type", "key", "format", "width", "size_bytes"]
+    assert table.select([*columns, "label"]).to_pylist() == [
+        dict(zip([*columns, "label"], line, strict=True))
+        for line in (
+            (102, None, "quarantined", "first", None, None, None, None, 3),
+            (103, 0, "filtered", None, "000000103_00", "png", 24, 7, None),
+        )
     ]
 
 
@@ -136,4 +143,102 @@ def test_images_in_a_container_do_not_stay_on_the_scratch_disk(tmp_path):
     writer = ShardWriter(tmp_path, layout(rows=1))
     writer.add(done(10), b"a")
     writer.close(NOTHING.slice(0, 1))
-    assert not list(tmp_path.rglob("*.png"))
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "000000-aa.tar",
+        "000000-aa.parquet",
+    }
+
+
+THREADS = 8
+
+
+def fill(writer: ShardWriter, row: int) -> None:
+    """Samples of a row; every fifth row is quarantined by each of its four samples."""
+    for sample in range(4):
+        if row % 5 == 0:
+            writer.reject(quarantined(row, sample=3 - sample, worker=f"of {3 - sample}"))
+        elif sample == 3:
+            writer.reject(SampleRecord(row=row, sample=3, status="filtered", prompt="p"))
+        else:
+            writer.add(done(row, sample), f"{row}-{sample};".encode() * (row % 9 + 1))
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_many_threads_add_every_sample_once(container, tmp_path, eager_threads):
+    rows, carried = range(10, 210), pa.table({"label": list(range(200))})
+    alone = ShardWriter(tmp_path / "alone", layout(container, rows=200, samples=4))
+    for row in rows:
+        fill(alone, row)
+    together = ShardWriter(tmp_path / "together", layout(container, rows=200, samples=4))
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda row: fill(together, row), rows))
+    assert together.tally() == alone.tally() == Tally(160, 0, 40, 480, 160, {"bad": 40})
+    expected = [(file.key, file.sha256) for file in alone.close(carried)]
+    assert [(file.key, file.sha256) for file in together.close(carried)] == expected
+
+
+def test_of_many_threads_with_one_sample_one_is_taken(tmp_path, eager_threads):
+    writer = ShardWriter(tmp_path, layout("parquet", rows=1))
+    start = threading.Barrier(THREADS)
+
+    def taken(thread: int) -> bool:
+        start.wait(60)
+        try:
+            writer.add(done(10, worker=f"{thread}"), f"{thread}".encode())
+        except ValueError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        winner = list(pool.map(taken, range(THREADS)))
+    assert sum(winner) == 1
+    (file,) = writer.close(NOTHING.slice(0, 1))
+    (line,) = pq.read_table(file.path).to_pylist()
+    assert line["worker"] == str(winner.index(True)) == line["image"]["bytes"].decode()
+
+
+def test_of_many_threads_with_faults_of_one_row_the_first_sample_s_is_kept(tmp_path, eager_threads):
+    rows = range(10, 310)
+    writer = ShardWriter(tmp_path, layout(rows=len(rows), samples=THREADS))
+    start = threading.Barrier(THREADS)
+
+    def reject(sample: int) -> None:
+        for row in rows:
+            start.wait(60)
+            writer.reject(quarantined(row, sample=sample, worker=f"{sample}"))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(reject, range(THREADS)))
+    (file,) = writer.close(NOTHING.select([]))
+    assert set(read_metadata(file.path)["worker"].to_pylist()) == {"0"}
+
+
+def test_samples_are_counted_while_others_add_theirs(tmp_path, eager_threads):
+    rows = 2500 * THREADS
+    writer = ShardWriter(tmp_path, layout("parquet", rows=rows))
+
+    def add(thread: int) -> None:
+        for row in range(10 + thread, 10 + rows, THREADS):
+            writer.add(done(row), b"a")
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        adding = [pool.submit(add, thread) for thread in range(THREADS)]
+        counts = [0]
+        while counts[-1] < rows and not any(f.done() and f.exception() for f in adding):
+            counts.append(writer.tally().samples_done)
+    assert counts == sorted(counts)
+    assert counts[-1] == rows
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_shard_larger_than_its_memory_is_written_whole(container, tmp_path):
+    writer = ShardWriter(tmp_path, layout(container, rows=20))
+    for row in range(29, 9, -1):
+        writer.add(done(row), bytes([row]) * (1 << 20))
+    files = {file.key: file.path for file in writer.close(pa.table({"label": list(range(20))}))}
+    name = "data/000000-aa" + (".tar" if container == "webdataset" else ".parquet")
+    with files[name].open("rb") as stream:
+        samples = list(iter_samples(container, stream, lambda key: files[key].read_bytes()))
+    assert [sample.image for sample in samples] == [
+        bytes([row]) * (1 << 20) for row in range(10, 30)
+    ]
