@@ -24,7 +24,8 @@ def judged(
         return replace(outcome, error=f"{outcome.error}{tried}")
     found = faults(outcome.flags)
     if not found or on_flagged == "keep":
-        return replace(outcome, flags=(*outcome.flags, *reroll_flags(reroll)))
+        told = reroll_flags(reroll)
+        return replace(outcome, flags=(*outcome.flags, *told)) if told else outcome
     if on_flagged == "reroll" and reroll < MOST_REROLLS:
         return None
     tries = "in 1 try" if reroll == 0 else f"in the last of {reroll + 1} tries"

@@ -59,8 +59,8 @@ class OverlappedWorker:
         self._finishers = ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish")
         self._engine = threading.Thread(target=self._render, name="engine", daemon=True)
         self._encoders = [
-            threading.Thread(target=self._encode, name=f"encode-{number}", daemon=True)
-            for number in range(max(LEAST_ENCODERS, worker.options.cpus))
+            threading.Thread(target=self._encode, args=(rank,), name=f"encode-{rank}", daemon=True)
+            for rank in range(max(LEAST_ENCODERS, worker.options.cpus))
         ]
         for thread in (self._engine, *self._encoders):
             thread.start()
@@ -152,9 +152,9 @@ class OverlappedWorker:
             if hand is not None:
                 self._fail(hand, error)
 
-    def _encode(self) -> None:
+    def _encode(self, rank: int) -> None:
         """An encoder's part."""
-        while items := self._pixels.get():
+        while items := self._pixels.get(rank):
             for hand, verdict in items:
                 self._guarded(self._take, hand, verdict)
 

@@ -36,14 +36,10 @@ class ShardFolder:
 
     def keep_image(self, sample_key: str, encoded: bytes) -> None:
         """Put an encoded image aside until the files are written."""
-        if self._layout.container != "files":
+        if self._layout.container == "files":
+            self._path(self._layout.image_key(sample_key)).write_bytes(encoded)
+        else:
             self._spool.put(sample_key, encoded)
-            return
-        key = self._layout.image_key(sample_key)
-        try:
-            (self._folder / key).write_bytes(encoded)
-        except FileNotFoundError:  # the first one: its folder is made once
-            self._path(key).write_bytes(encoded)
 
     def write_data(self, done: Sequence[Line], carried: pa.Table) -> list[OutputFile]:
         """Write done samples, in the order given, into the files of the layout's container."""
