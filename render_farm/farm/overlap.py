@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 from render_farm.engine.sampler import Refused, Rendered
 from render_farm.farm.attempt import Attempt
@@ -155,15 +157,15 @@ class OverlappedWorker:
     def _encode(self, rank: int) -> None:
         """An encoder's part."""
         while items := self._pixels.get(rank):
-            for hand, verdict in items:
-                self._guarded(self._take, hand, verdict)
+            for hand, group in groupby(items, key=itemgetter(0)):
+                self._guarded(self._take, hand, [verdict for _, verdict in group])
 
-    def _take(self, hand: _Hand, verdict: Verdict) -> None:
+    def _take(self, hand: _Hand, verdicts: list[Verdict]) -> None:
         attempt = hand.attempt
         if hand.claimed or attempt is None:
             return
         try:
-            attempt.take(verdict)
+            attempt.take(*verdicts)
         except Exception as error:  # noqa: BLE001 - the shard's seam: becomes a retry
             self._fail(hand, error)
         else:

@@ -12,7 +12,6 @@ from render_farm.errors import RowError
 from render_farm.job.request import RenderRequest, Row
 from render_farm.job.spec import RequestField
 from render_farm.ledger.record import RunRecord
-from render_farm.output.codecs import luma
 from render_farm.output.metadata import SampleRecord
 
 
@@ -24,9 +23,9 @@ class Scribe:
     info: SamplerInfo
     worker: str
 
-    def done(self, outcome: Rendered, now: datetime) -> SampleRecord:
-        """A sample that was rendered at `now`."""
-        mean_luma, std_luma = luma(outcome.pixels)
+    def done(self, outcome: Rendered, measured: tuple[float, float], now: datetime) -> SampleRecord:
+        """A sample that was rendered at `now`, with the mean and deviation of its `luma`."""
+        mean_luma, std_luma = measured
         return SampleRecord(
             status="done",
             mean_luma=mean_luma,
