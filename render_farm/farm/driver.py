@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import re
+import socket
 from collections.abc import Iterator, Set
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -34,6 +35,8 @@ NODE_ID = "ray.io/node-id"
 
 # What Ray says of an actor whose class cannot be imported where it is to start.
 NO_CODE = re.compile(r"ip=(?P<host>[^,)\s]+).*failed to import on the worker", re.DOTALL)
+
+REACH_S = 3.0
 
 CONTROL_CALLS = 2
 """Threads of an actor for what comes beside its shards: to stop, and to abandon one."""
@@ -177,16 +180,31 @@ class RayPool:
         return hosts[0] if hosts else node
 
     def _node_lives(self, worker: str) -> bool:
-        """Whether the worker's node is there still, as far as its cluster has noticed."""
+        """Whether the worker's node is there still.
+
+        Its cluster takes half a minute to notice that it is not; that nobody answers shows at once.
+        What was in flight on a node that is gone is no suspect: a suspect costs a batch of its own.
+        """
         node = self._node_of.get(worker)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return node is None or any(each["NodeID"] == node and each["Alive"] for each in nodes)
+        alive = [each for each in nodes if each["NodeID"] == node and each["Alive"]]
+        return node is None or any(
+            _answers(each["NodeManagerAddress"], each["NodeManagerPort"]) for each in alive
+        )
 
 
 def _no_code(error: RayError) -> InputError | None:
     """The refusal of a worker whose node lacks this program, or a part that it has here."""
     found = NO_CODE.search(str(error))
     return version_refusal(__version__, None, found["host"]) if found else None
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=REACH_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _told(error: RayError) -> str:

@@ -70,9 +70,10 @@ class Elastic:
         """Workers more that fit on nodes not `avoided`, if `unplaced` ones are started already.
 
         Those may have their place already or not: until that is known they are taken to have none,
-        so that none is ever started for a place that is gone.
+        so that none is ever started for a place that is gone. For the same reason this looks anew:
+        what was free a second ago may be the place of one that is placed by now.
         """
-        self._refresh()
+        self._take_a_look()
         there = sum(
             fitting(free, self._bundle)
             for node, free in self._seen.free.items()
@@ -103,10 +104,11 @@ class Elastic:
             self._wanted = workers
 
     def _refresh(self) -> None:
-        now_s = self._clock()
-        if self._next_look_s is not None and now_s < self._next_look_s:
-            return
-        self._next_look_s = now_s + LOOK_S
+        if self._next_look_s is None or self._clock() >= self._next_look_s:
+            self._take_a_look()
+
+    def _take_a_look(self) -> None:
+        self._next_look_s = self._clock() + LOOK_S
         try:
             self._seen = self._look()
         except RayError as error:

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from render_farm.farm.decisions import Assign, Avoid, Decision, GiveUp, Replace, Stop
+from render_farm.farm.decisions import (
+    Abandon,
+    Assign,
+    Avoid,
+    Decision,
+    GiveUp,
+    Release,
+    Replace,
+    Stop,
+)
 from render_farm.farm.early_stop import over_limit
 from render_farm.farm.messages import Tally
 from render_farm.farm.scheduler import Scheduler
@@ -47,6 +56,25 @@ def log(shard: int, *in_flight: int, died: bool = False, times: int = 1) -> Atte
 
 def assigned(decisions: list[Decision]) -> dict[str, int]:
     return {d.worker: d.assignment.shard for d in decisions if isinstance(d, Assign)}
+
+
+def test_a_worker_has_as_many_shards_in_hand_as_it_has_places():
+    s = scheduler(9)
+    ready = s.worker_ready("a", 3)
+    assert [d.assignment.shard for d in ready if isinstance(d, Assign)] == [0, 1, 2]
+    assert assigned(s.shard_closed("a", receipt(1))) == {"a": 3}
+    assert s.hands.of("a") == (0, 2, 3)
+
+
+def test_an_assignment_says_how_many_answers_of_its_worker_the_tally_knows():
+    s = scheduler(9)
+    s.worker_ready("a", 2)
+    s.worker_ready("b", 2)
+    s.shard_closed("b", receipt(2))
+    s.shard_closed("a", receipt(0))
+    (decision,) = s.shard_closed("a", receipt(1))
+    assert isinstance(decision, Assign)
+    assert (decision.assignment.heard, decision.assignment.tally.decided) == (2, 3 * ROWS)
 
 
 def test_every_ready_worker_gets_the_next_open_shard():
@@ -389,3 +417,230 @@ def test_the_limit_on_quarantined_rows(tally: Tally, limit: float, stops: bool):
 def test_the_reason_names_the_commonest_error():
     reason, _ = over_limit(Tally(300, 100, {"rare": 10, "common": 90}), 0.05) or ("", "")
     assert "common (90 rows)" in reason
+
+
+def died(*shards: int) -> dict[int, AttemptLog]:
+    return {shard: log(shard, 10 * shard, 10 * shard + 1, died=True) for shard in shards}
+
+
+def test_of_a_lost_workers_shards_those_it_had_not_begun_are_handed_out_as_if_nothing_had_been():
+    s = scheduler(4, attempts=1)
+    s.worker_ready("a", 3)
+    s.worker_lost("a", died(0))
+    assert assigned(s.worker_ready("b")) == {"b": 0}  # alone; begun ones have failed and go first
+    assert assigned(s.shard_closed("b", receipt(0))) == {"b": 1}
+    assert [s.log(shard).failures for shard in (1, 2)] == [(), ()]
+
+
+def test_a_death_in_company_is_nobodys_and_uses_no_attempt_but_one_alone_does():
+    s = scheduler(2, attempts=1)
+    s.worker_ready("a", 2)
+    assert not any(isinstance(d, GiveUp) for d in s.worker_lost("a", died(0, 1)))
+    assert assigned(s.worker_ready("b", 2)) == {"b": 0}
+    assert GiveUp(0) in s.worker_lost("b", {0: log(0, 0, 1, died=True, times=2)})
+
+
+def test_a_shard_that_kills_every_worker_is_given_up_after_its_attempts_and_one_more():
+    s = Scheduler(iter(range(9)), {}, Tally(), 3, 0.05, workers=10)
+    deaths, given_up = 0, False
+    while not given_up:
+        s.worker_ready(f"w{deaths}", 3)
+        (worker,) = s.hands.workers
+        assert 0 in s.hands.of(worker)
+        deaths += 1
+        decisions = s.worker_lost(worker, {0: log(0, 0, 1, died=True, times=deaths)})
+        given_up = GiveUp(0) in decisions
+    assert deaths == 4
+
+
+def test_a_shard_with_which_a_process_ended_is_rendered_alone():
+    s = scheduler(9)
+    s.worker_ready("a", 3)
+    s.worker_ready("b", 3)
+    s.worker_lost("a", died(0))
+    assert assigned(s.shard_closed("b", receipt(3))) == {}  # its hands are to be empty first
+    assert assigned(s.shard_closed("b", receipt(4))) == {}
+    assert assigned(s.shard_closed("b", receipt(5))) == {"b": 0}
+    assert s.hands.of("b") == (0,)
+    s.shard_closed("b", receipt(0))
+    assert s.hands.of("b") == (1, 2, 6)
+
+
+def test_one_worker_empties_its_hands_for_a_shard_and_the_others_go_on():
+    s = scheduler(99)
+    for worker in "abc":
+        s.worker_ready(worker, 2)
+    s.worker_lost("a", died(0))
+    assert assigned(s.shard_closed("b", receipt(2))) == {}
+    assert assigned(s.shard_closed("c", receipt(4))) == {"c": 1}
+    assert assigned(s.shard_closed("b", receipt(3))) == {"b": 0}
+
+
+def test_when_the_worker_that_emptied_its_hands_is_lost_another_does():
+    s = scheduler(99)
+    for worker in "abc":
+        s.worker_ready(worker, 2)
+    s.worker_lost("a", died(0))
+    s.shard_closed("b", receipt(2))
+    s.worker_lost("b", {})
+    assert assigned(s.shard_closed("c", receipt(4))) == {}
+    assert assigned(s.shard_closed("c", receipt(5))) == {"c": 0}
+
+
+def test_shards_with_which_a_process_ended_under_an_earlier_driver_are_rendered_alone():
+    s = Scheduler(iter(range(5)), died(1, 2), Tally(), attempts=3, max_quarantined=0.05)
+    for worker in "abc":
+        s.worker_ready(worker, 3)
+    assert [s.hands.of(worker) for worker in "abc"] == [(0,), (1,), (2,)]
+    s.shard_closed("a", receipt(0))
+    assert s.hands.of("a") == (3, 4)
+
+
+def test_at_the_end_an_idle_worker_takes_what_the_busiest_was_given_last():
+    s = scheduler(5)
+    s.worker_ready("a", 2)
+    s.worker_ready("b", 3)
+    decisions = s.worker_ready("c", 3)
+    assert decisions[0] == Abandon("b", 4, unless_begun=True)
+    assert assigned(decisions) == {"c": 4}
+
+
+def test_a_shard_that_is_given_back_for_another_worker_is_that_workers_alone():
+    s = scheduler(2)
+    s.worker_ready("a", 2)
+    s.worker_ready("b", 2)
+    assert s.shard_given_back("a", 1) == []
+    assert s.hands.holders(1) == ("b",)
+
+
+def test_the_first_receipt_wins_and_the_other_attempt_is_abandoned_and_counts_nothing():
+    s = scheduler(1)
+    s.worker_ready("a", 2)
+    assert assigned(s.worker_ready("b", 2)) == {"b": 0}
+    assert s.shard_closed("b", receipt(0)) == [Abandon("a", 0, unless_begun=False)]
+    assert s.finished
+    assert s.tally.decided == ROWS
+    s.shard_closed("a", receipt(0))
+    assert (s.tally.decided, s.decided) == (ROWS, 1)
+
+
+def test_no_shard_has_more_than_two_attempts_at_a_time():
+    s = scheduler(1)
+    s.worker_ready("a", 2)
+    s.worker_ready("b", 2)
+    assert s.worker_ready("c", 2) == []
+
+
+def test_no_second_attempt_is_made_by_a_worker_that_failed_nor_at_a_shard_that_is_rendered_alone():
+    s = scheduler(1)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    assert s.shard_failed("a", 0, log(0)) == []  # b goes on, and a has failed it
+    s = Scheduler(iter([0]), died(0), Tally(), attempts=3, max_quarantined=0.05)
+    s.worker_ready("a")
+    assert s.worker_ready("b") == []
+
+
+def test_a_failure_beside_another_attempt_counts_and_the_shard_waits_for_the_other():
+    s = scheduler(1, attempts=2)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    s.shard_failed("a", 0, log(0))
+    assert not s.waiting
+    assert GiveUp(0) in s.shard_failed("b", 0, log(0, times=2))
+
+
+def test_a_shard_is_not_given_up_while_an_attempt_at_it_is_under_way():
+    s = scheduler(1, attempts=1)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    assert GiveUp(0) not in s.shard_failed("a", 0, log(0))
+    s.shard_closed("b", receipt(0))
+    assert s.given_up == set()
+    assert s.finished
+
+
+def test_a_worker_that_fails_again_and_again_gives_back_what_it_has_not_begun_and_goes():
+    s = scheduler(99)
+    s.worker_ready("sick", 3)
+    s.shard_failed("sick", 0, log(0))
+    decisions = s.shard_failed("sick", 1, log(1))
+    assert Abandon("sick", 2, unless_begun=True) in decisions
+    assert assigned(decisions) == {}
+    left = s.hands.of("sick")
+    for shard in left[:-1]:
+        assert s.shard_given_back("sick", shard) == []
+    assert s.shard_closed("sick", receipt(left[-1])) == [Replace("sick")]
+
+
+def test_workers_on_a_node_that_drains_give_back_what_they_have_not_begun_and_leave():
+    s = scheduler(99)
+    for worker, node in (("a", "spot"), ("b", "steady")):
+        s.worker_placed(worker, node)
+        s.worker_ready(worker, 2)
+    assert s.node_drains({"spot"}) == [
+        Abandon("a", 0, unless_begun=True),
+        Abandon("a", 1, unless_begun=True),
+    ]
+    assert assigned(s.shard_given_back("a", 1)) == {}
+    assert s.shard_closed("a", receipt(0)) == [Replace("a")]
+    assert assigned(s.shard_closed("b", receipt(2))) == {"b": 1}
+
+
+def test_a_worker_that_becomes_ready_on_a_node_that_drains_is_replaced_at_once():
+    s = scheduler(99)
+    s.node_drains({"spot"})
+    s.worker_placed("late", "spot")
+    assert s.worker_ready("late") == [Replace("late")]
+
+
+def test_at_the_end_a_worker_that_leaves_is_not_replaced():
+    s = scheduler(2)
+    for worker, node in (("a", "spot"), ("b", "steady")):
+        s.worker_placed(worker, node)
+        s.worker_ready(worker)
+    s.node_drains({"spot"})
+    assert s.shard_closed("a", receipt(0)) == [Release("a")]
+
+
+def test_workers_that_there_is_nothing_left_for_are_spare_but_for_one():
+    s = scheduler(1)
+    for worker in "abcd":
+        s.worker_ready(worker)
+    assert s.spare() == ["d"]  # a renders, b tries as well, c stays should both fail
+    assert s.release("d") == [Release("d")]
+    assert s.spare() == []
+
+
+def test_no_worker_is_spare_while_shards_wait():
+    s = scheduler(3)
+    s.worker_ready("a")
+    s.shard_failed("a", 0, log(0))
+    s.shard_failed("a", 1, log(1))
+    assert s.spare() == []
+
+
+def test_a_stopped_run_does_not_wait_for_attempts_at_shards_that_are_closed():
+    s = scheduler(1)
+    s.worker_ready("a")
+    s.worker_ready("b")
+    s.stop("asked", "resume")
+    s.shard_closed("b", receipt(0))
+    assert s.finished
+
+
+def test_memory_does_not_grow_with_the_shards():
+    s = scheduler(5000)
+    s.worker_ready("a", 3)
+    s.worker_ready("b", 3)
+    while not s.finished:
+        for worker in ("a", "b"):
+            for shard in s.hands.open_of(worker):
+                if shard % 7 == 0 and not s.log(shard).failures:
+                    s.shard_failed(worker, shard, log(shard))
+                    s._blame.forgive(worker)
+                else:
+                    s.shard_closed(worker, receipt(shard))
+    kept = [*vars(s._queue).values(), *vars(s.hands).values()]
+    assert s.decided == 5000
+    assert all(len(each) < 10 for each in kept if isinstance(each, dict | set | list))
