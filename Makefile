@@ -11,7 +11,7 @@ BENCH_INTO = $(if $(filter small,$(BENCH)),--into build/bench,--full --into docs
 CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-s3 demo-s3-inside test storm bench check fmt figures clean
+.PHONY: help demo demo-s3 demo-s3-inside test storm bench flame check fmt figures clean
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,11 @@ storm: $(READY) ## Ten times the kills of CI: more than a thousand, an hour and 
 
 bench: $(READY) ## Measure the farm and its rivals into docs/scale.md (25 minutes; BENCH=small, ONLY=name)
 	$(BIN)/python -m tests.bench $(BENCH_INTO) $(addprefix --only ,$(ONLY))
+
+flame: $(READY) $(DEMO)/prompts.parquet ## Profile a worker with the demo model into docs/worker-flame.svg
+	rm -rf build/flame
+	$(BIN)/py-spy record --threads --function --rate 50 --output docs/worker-flame.svg -- \
+	  $(BIN)/python -m render_farm submit jobs/scenes/demo.yaml --local --set output.uri=build/flame
 
 check: $(READY) ## Lint, types and the floors of the house
 	$(BIN)/ruff check .

@@ -208,7 +208,10 @@ def rival(name: str, case: Case) -> Result:
 
 
 def child(module: str, *arguments: str) -> Result:
-    """Run a module in a process of its own; the last line that it prints is its answer."""
+    """Run a module in a process of its own; its answer is the last JSON object that it prints.
+
+    Ray has been seen to print a line of its own after it.
+    """
     one_thread = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -219,9 +222,10 @@ def child(module: str, *arguments: str) -> Result:
         timeout=CHILD_S,
         check=False,
     )
-    if done.returncode or not done.stdout.strip():
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not answers:
         raise RuntimeError(f"{module} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    answer: Result = json.loads(done.stdout.strip().splitlines()[-1])
+    answer: Result = json.loads(answers[-1])
     return answer
 
 
