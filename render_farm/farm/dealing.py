@@ -5,7 +5,6 @@ from __future__ import annotations
 from render_farm.farm.blame import Blame
 from render_farm.farm.decisions import Abandon, Assign, Decision
 from render_farm.farm.hands import Hands
-from render_farm.farm.leaving import Leaving
 from render_farm.farm.messages import Assignment, Tally
 from render_farm.farm.second_attempts import second_attempts
 from render_farm.farm.shard_queue import ShardQueue
@@ -14,11 +13,10 @@ from render_farm.farm.shard_queue import ShardQueue
 class Dealer:
     """Fills hands from the queue; when that is empty, from the hands of others."""
 
-    def __init__(self, hands: Hands, queue: ShardQueue, blame: Blame, leaving: Leaving) -> None:
+    def __init__(self, hands: Hands, queue: ShardQueue, blame: Blame) -> None:
         self._hands = hands
         self._queue = queue
         self._blame = blame
-        self._leaving = leaving
 
     def fill(self, worker: str, tally: Tally) -> list[Decision]:
         """Hand shards to a worker until it has its hands full, or there is none for it.
@@ -38,11 +36,11 @@ class Dealer:
         return decisions
 
     def steal(self, tally: Tally) -> list[Decision]:
-        """Let workers with nothing in hand take over, or overtake, what others have."""
+        """Let workers with nothing in hand, none of which leaves, take what others have as well."""
         decisions: list[Decision] = []
         if self._queue:
             return decisions
-        for thief, victim, shard in second_attempts(self._hands, self._queue, self._leaving):
+        for thief, victim, shard in second_attempts(self._hands, self._queue):
             decisions.append(Abandon(victim, shard, unless_begun=True))
             decisions.append(self._assign(thief, shard, tally))
         return decisions

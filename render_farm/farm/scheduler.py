@@ -51,7 +51,7 @@ class Scheduler:
         self._max_quarantined = max_quarantined
         self._blame = Blame(workers, attempts)
         self._leaving = Leaving(self._blame)
-        self._dealer = Dealer(self.hands, self._queue, self._blame, self._leaving)
+        self._dealer = Dealer(self.hands, self._queue, self._blame)
 
     @property
     def finished(self) -> bool:

@@ -10,25 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from render_farm.farm.hands import Hands
-from render_farm.farm.leaving import Leaving
 from render_farm.farm.shard_queue import ShardQueue
 
 ATTEMPTS_AT_ONCE = 2
 
 
-def second_attempts(
-    hands: Hands, queue: ShardQueue, leaving: Leaving
-) -> Iterator[tuple[str, str, int]]:
+def second_attempts(hands: Hands, queue: ShardQueue) -> Iterator[tuple[str, str, int]]:
     """The thief, whom it takes the shard from, and the shard, for each worker that finds one.
 
     Never a shard that is to be rendered alone, nor one that the thief has failed. Each is to be
     handed out before the next is asked for.
     """
     for thief in hands.empty:
-        if not leaving.goes(thief):
-            found = _found(thief, hands, queue)
-            if found is not None:
-                yield thief, *found
+        found = _found(thief, hands, queue)
+        if found is not None:
+            yield thief, *found
 
 
 def _found(thief: str, hands: Hands, queue: ShardQueue) -> tuple[str, int] | None:

@@ -47,8 +47,6 @@ class ShardQueue:
 
     def take(self, worker: str, node: str, *, empty_handed: bool) -> int | None:
         """A shard that failed on other nodes, a fresh one, or one that failed on this node, too."""
-        if not empty_handed and worker in self._promised:
-            return None
         self._promised.pop(worker, None)
         retries = [shard for shard in self._retries if not self.has_failed(worker, shard)]
         elsewhere = [s for s in retries if node not in self._failed_on.get(s, ())]

@@ -614,9 +614,12 @@ def test_workers_that_there_is_nothing_left_for_are_spare_but_for_one():
 
 def test_no_worker_is_spare_while_shards_wait():
     s = scheduler(3)
-    s.worker_ready("a")
+    for worker in "abc":
+        s.worker_ready(worker)
     s.shard_failed("a", 0, log(0))
-    s.shard_failed("a", 1, log(1))
+    assert assigned(s.shard_closed("c", receipt(2))) == {"c": 0}
+    s.shard_failed("c", 0, log(0, times=2))
+    assert s.hands.empty == ("a", "c")  # b may still take the shard that both have failed
     assert s.spare() == []
 
 

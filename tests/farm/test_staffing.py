@@ -91,6 +91,10 @@ def test_one_starts_where_there_is_no_room_so_that_the_cluster_knows_what_is_wan
 def test_no_more_start_than_there_are_open_shards():
     assert len(Farm(2, None, places=5).pool.started) == 2
     assert len(Farm(2, 5).pool.started) == 2
+    farm = Farm(3, None, places=1)
+    farm.pool.places = 9
+    farm.look(0.0)
+    assert len(farm.pool.started) == 3
 
 
 def test_a_node_that_joins_gets_workers_at_the_next_look():
@@ -156,9 +160,9 @@ def test_workers_that_wait_for_room_are_forgotten_when_nothing_waits_for_them():
     farm = Farm(3, 3)
     farm.crew.placed("w-1")
     farm.ready("w-1")
-    farm.look(0.0)
-    assert farm.pool.ended == []  # two shards wait
     farm.close("w-1")
+    farm.look(0.0)
+    assert farm.pool.ended == []  # a shard waits
     farm.close("w-1")
     farm.look(LOOK_S)
     assert len(farm.pool.ended) == 2
