@@ -86,3 +86,12 @@ def test_nodes_are_taken_back_when_no_worker_is_on_another():
     assert b.left_out == set()
     assert not b.take_back()
     assert b.against_node("a", "shard 9") is None
+
+
+def test_the_more_workers_have_joined_the_more_may_be_lost_at_once():
+    """A cluster that grew from one node to a hundred may lose fifty spot nodes in a minute."""
+    grown = Blame(workers=1, attempts=3)
+    for number in range(100):
+        grown.placed(f"w{number}", f"n{number}")
+    assert [grown.lost() for _ in range(50)] == [None] * 50
+    assert any(grown.lost() for _ in range(300))
