@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import replace
@@ -94,8 +93,6 @@ def farm(
             shard_rows=shard_rows,
             store=store,
         ).resolved()
-        # What Ray does for a cluster of our own anyhow; said beforehand, it need not announce it.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         figures = measure_apart(options, _Lines())
         report.data = figures.as_json()
         if not as_json:

@@ -45,9 +45,6 @@ def drive(store: Store, record: RunRecord, where: Where, free: FreeKeys, report:
     from render_farm.farm.session import drive_run
     from render_farm.views.status import read_status
 
-    if not where.local and where.address in {None, "local"}:
-        # What Ray does for a cluster of our own anyhow; said beforehand, it need not announce it.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     with _shown_progress() as on_progress, _interruptible() as on_driver:
         try:
             end = drive_run(store, record, where, free, on_driver, on_progress)

@@ -53,7 +53,7 @@ def connect(address: str | None, workers: WorkersSpec, *, ship_code: bool = Fals
 def _start(cpus: int, custom: Mapping[str, float]) -> None:
     keep_token_private(os.environ)
     try:
-        with _kept_to_loopback():
+        with _kept_to_loopback(), _unannounced_token():
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -71,6 +71,22 @@ def _start(cpus: int, custom: Mapping[str, float]) -> None:
             "a machine on which Ray starts, or the address of a cluster",
             "see to what it says; or render in this process with --local",
         ) from error
+
+
+@contextmanager
+def _unannounced_token() -> Iterator[None]:
+    """Keep Ray from warning that its cluster asks for a token, which is what we want of it.
+
+    Setting ``RAY_AUTH_MODE`` ourselves would silence it, too; but a Ray that was imported before
+    has read the variable, and would then take part in its own cluster without the token.
+    """
+    announcer = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    before = announcer.level
+    announcer.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        announcer.setLevel(before)
 
 
 @contextmanager

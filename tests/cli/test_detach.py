@@ -53,7 +53,7 @@ def prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(prompts: Path, run: Path, tmp_path: Path) -> Path:
-    sections = {"defaults": {"width": 128, "height": 128}, "shards": {"rows": SHARD_ROWS}}
+    sections = {"defaults": {"width": 512, "height": 512}, "shards": {"rows": SHARD_ROWS}}
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job_document(prompts, run, **sections)))
     return path

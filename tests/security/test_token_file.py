@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,3 +93,26 @@ def test_what_the_user_has_decided_stays(given: dict[str, str], tmp_path: Path):
     keep_token_private(environment)
     assert environment == {"HOME": str(tmp_path), **given}
     assert list(tmp_path.iterdir()) == []
+
+
+LATE = """
+import ray
+from ray._raylet import AuthenticationMode, get_authentication_mode
+from render_farm.farm.cluster import connect, disconnect
+from render_farm.job.spec import WorkersSpec
+assert get_authentication_mode() != AuthenticationMode.TOKEN
+connect(None, WorkersSpec(count=1))
+assert get_authentication_mode() == AuthenticationMode.TOKEN
+assert len(ray.nodes()) == 1
+disconnect()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_ray_that_was_imported_before_uses_it_and_says_nothing_of_it():
+    environment = {name: value for name, value in os.environ.items() if name[:9] != "RAY_AUTH_"}
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
