@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -147,9 +146,9 @@ def _sizes(
 def _encoder(encode: Encoding) -> Encode | None:
     if encode == "none":
         return None
-    from render_farm.output.codecs import encode as encode_pixels
+    from render_farm.output import codecs
 
-    return partial(encode_pixels, image_format=encode, quality=QUALITY)
+    return lambda pixels: codecs.encode(codecs.as_image(pixels), encode, QUALITY)
 
 
 def _table(figures: EngineFigures) -> Table:

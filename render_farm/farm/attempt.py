@@ -23,7 +23,7 @@ from render_farm.job.request import RenderRequest
 from render_farm.job.resolve import carried_columns, resolve_row
 from render_farm.job.rows import rows_of
 from render_farm.ledger.attempts import Current, write_attempts
-from render_farm.output.codecs import encode, luma
+from render_farm.output.codecs import as_image, encode, luma
 from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.shard_files import ShardWriter, Tally
 from render_farm.store.base import Store
@@ -122,8 +122,9 @@ class Attempt:
         """
         now, output = datetime.now(UTC), self.scribe.run.job.output
         rendered = [outcome for outcome in outcomes if isinstance(outcome, Rendered)]
-        encoded = [encode(one.pixels, output.image, output.quality) for one in rendered]
-        measured = [luma(one.pixels) for one in rendered]
+        images = [as_image(one.pixels) for one in rendered]
+        encoded = [encode(image, output.image, output.quality) for image in images]
+        measured = [luma(image) for image in images]
         for one, its_luma, data in zip(rendered, measured, encoded, strict=True):
             self._writer.add(self.scribe.done(one, its_luma, now), data)
         for outcome in outcomes:

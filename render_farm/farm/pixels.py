@@ -12,19 +12,19 @@ MOST_BYTES = 128 << 20
 """Pixels that wait. Where encoding is slower than the engine, the engine waits for it here."""
 
 MOST_ITEMS = 128
-FEW_ITEMS = 32
-"""An engine that is faster waits when so many wait, until so few do.
+TURN_BYTES = 2 << 20
+"""Small pictures are rendered and encoded by turns: so many, or so much, at a time.
 
-Small pictures cost less than the switch from one thread to another: a hundred at a time are drawn,
-then encoded while they are still in the processor's cache. With one switch a picture a worker that
-draws 64² pictures used half as much time again.
+They cost less than it costs two threads to pass Python's lock to and fro. The engine goes on when
+all that waited is encoded, as long as that is little; larger pictures are encoded as they come.
 """
 
-BYTES_A_THREAD = 1 << 20
-"""Another thread is worth waking for each so many bytes that wait."""
+MOST_AT_A_TIME = 32
+"""Pictures that one thread encodes together, of at most half a turn's bytes."""
 
-LATEST_S = 0.01
-"""How long an item may wait for others to come before a thread that rests looks after it."""
+LINGER_S = 0.02
+MOST_LINGERS = 5
+"""Less than a turn's worth is encoded once no more has come for a while, or after so many."""
 
 
 class PixelQueue(Generic[Item]):
@@ -34,6 +34,9 @@ class PixelQueue(Generic[Item]):
         self._most_bytes = most_bytes
         self._items: deque[tuple[Item, int]] = deque()
         self._bytes = 0
+        self._taken: dict[int, int] = {}  # bytes by rank
+        self._came = 0
+        self._due = False
         self._closed = False
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
@@ -43,35 +46,34 @@ class PixelQueue(Generic[Item]):
         """Add an item; waits for room."""
         with self._filled:
             if self._is_full(size_bytes):
-                self._filled.notify_all()
+                self._begin_turn()
                 self._emptied.wait_for(self._has_room)
             self._items.append((item, size_bytes))
             self._bytes += size_bytes
-            if len(self._items) % FEW_ITEMS == 0:
-                self._filled.notify_all()
+            self._came += 1
+            if self._bytes >= TURN_BYTES:
+                self._begin_turn()
 
     def get(self, rank: int = 0) -> list[Item]:
         """Some items, in order; waits for the first. None are left once it is closed and empty.
 
-        The thread of number `rank` waits until there is work for as many more.
+        Each thread has a `rank` of its own. It has done with what it got when it comes again; it
+        waits until there is work for as many more.
         """
         with self._filled:
-            while not (self._items and self._bytes >= rank * BYTES_A_THREAD) and not self._closed:
-                self._filled.wait(LATEST_S)
-            taken = [self._items.popleft() for _ in range(min(FEW_ITEMS, len(self._items)))]
-            self._bytes -= sum(size_bytes for _, size_bytes in taken)
+            self._bytes -= self._taken.pop(rank, 0)
             if self._has_room():
                 self._emptied.notify_all()
-            return [item for item, _ in taken]
-
-    def _is_full(self, size_bytes: int) -> bool:
-        too_many = len(self._items) >= MOST_ITEMS
-        too_large = bool(self._bytes) and self._bytes + size_bytes > self._most_bytes
-        return (too_many or too_large) and not self._closed
-
-    def _has_room(self) -> bool:
-        few = len(self._items) <= FEW_ITEMS and self._bytes <= self._most_bytes // 2
-        return few or not self._items or self._closed
+            self._wait_for_turn(rank * TURN_BYTES)
+            items: list[Item] = []
+            taken = 0
+            while self._items and len(items) < MOST_AT_A_TIME and taken < TURN_BYTES // 2:
+                item, size_bytes = self._items.popleft()
+                items.append(item)
+                taken += size_bytes
+            self._due = bool(self._items)
+            self._taken[rank] = taken
+            return items
 
     def close(self) -> None:
         """Nothing more comes, and nobody waits any more."""
@@ -79,3 +81,26 @@ class PixelQueue(Generic[Item]):
             self._closed = True
             self._filled.notify_all()
             self._emptied.notify_all()
+
+    def _begin_turn(self) -> None:
+        self._due = True
+        self._filled.notify_all()
+
+    def _wait_for_turn(self, least_bytes: int) -> None:
+        """Until there is a turn's worth, or something and it does not become more."""
+        lingers, came = 0, -1
+        while not self._closed:
+            if self._items and self._bytes >= least_bytes:
+                if self._due or came == self._came or lingers == MOST_LINGERS:
+                    return
+                lingers, came = lingers + 1, self._came
+            self._filled.wait(LINGER_S)
+
+    def _is_full(self, size_bytes: int) -> bool:
+        too_many = len(self._items) >= MOST_ITEMS
+        too_large = bool(self._bytes) and self._bytes + size_bytes > self._most_bytes
+        return (too_many or too_large) and not self._closed
+
+    def _has_room(self) -> bool:
+        much = TURN_BYTES < self._bytes <= self._most_bytes // 2 and len(self._items) < MOST_ITEMS
+        return much or not (self._items or self._taken) or self._closed

@@ -19,7 +19,7 @@ from render_farm.job.resolve import resolve_row
 from render_farm.job.rows import rows_of
 from render_farm.job.spec import JobSpec
 from render_farm.ledger.record import RunRecord
-from render_farm.output.codecs import encode
+from render_farm.output.codecs import as_image, encode
 
 TYPICAL_BYTES_PER_PIXEL = {"png": 1.5, "jpeg": 0.5, "webp": 0.2}
 """Of pictures as diffusion models make them, at the default quality: good for a first guess."""
@@ -103,5 +103,6 @@ def _render(sampler: Sampler, record: RunRecord, requests: list[RenderRequest]) 
         for outcome in sampler.render(group, batch):
             if isinstance(outcome, Rendered):
                 count += 1
-                size += len(encode(outcome.pixels, job.output.image, job.output.quality))
+                image = as_image(outcome.pixels)
+                size += len(encode(image, job.output.image, job.output.quality))
     return count, size

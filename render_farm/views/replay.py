@@ -19,7 +19,7 @@ from render_farm.job.rerolls import recorded_reroll, rerolled
 from render_farm.job.resolve import resolve_row
 from render_farm.job.rows import rows_of
 from render_farm.ledger.record import RunRecord
-from render_farm.output.codecs import decode, encode
+from render_farm.output.codecs import as_image, decode, encode
 from render_farm.output.layout import StoredSample
 from render_farm.store.base import Store
 from render_farm.views.results import pick_samples
@@ -78,7 +78,7 @@ def _replay(
     if isinstance(outcome, Refused):
         return Replay(sample.key, False, float("nan"))
     output = record.job.output
-    again = encode(outcome.pixels, output.image, output.quality)
+    again = encode(as_image(outcome.pixels), output.image, output.quality)
     same = hashlib.sha256(again).hexdigest() == sample.record["sha256"]
     comparable = sampler.info.device == sample.record["device"]
     return Replay(sample.key, same, _psnr_db(decode(again), decode(sample.image)), comparable)

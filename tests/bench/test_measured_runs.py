@@ -11,7 +11,7 @@ import pytest
 
 from render_farm.engine.rehearsal import draw
 from render_farm.farm.bench.workload import write_prompts
-from render_farm.output.codecs import encode
+from render_farm.output.codecs import as_image, encode
 from tests.bench.measurements import SMALL, child, demo_case, duty, fresh, resume, rival
 from tests.bench.rivals.case import Case
 
@@ -81,4 +81,4 @@ def test_a_half_done_run_is_taken_up_by_another_process(figure: Figure):
 def drawn(case: Case, row: int) -> bytes:
     """What the farm would store for the row."""
     prompt = case.read()[row][case.prompt_column]
-    return encode(draw(prompt, row, case.width, case.height), case.image, case.quality)
+    return encode(as_image(draw(prompt, row, case.width, case.height)), case.image, case.quality)

@@ -29,7 +29,13 @@ from render_farm.farm.messages import (
     Tally,
 )
 from render_farm.farm.overlap import OverlappedWorker
-from render_farm.farm.pixels import PixelQueue
+from render_farm.farm.pixels import (
+    MOST_AT_A_TIME,
+    MOST_BYTES,
+    MOST_ITEMS,
+    TURN_BYTES,
+    PixelQueue,
+)
 from render_farm.farm.worker import ShardWorker
 from render_farm.job.request import RenderRequest
 from render_farm.ledger.attempts import AttemptLog, read_attempts
@@ -340,15 +346,66 @@ def samples(run: Run, shard: int) -> list[tuple[object, ...]]:
     )
 
 
+def waits(thread: threading.Thread) -> bool:
+    thread.join(0.05)
+    return thread.is_alive()
+
+
 def test_pixels_that_wait_are_bounded_and_one_picture_always_fits():
     pixels = PixelQueue[str](most_bytes=10)
     pixels.put("huge", 100)
     late = threading.Thread(target=pixels.put, args=("more", 1))
     late.start()
-    late.join(0.05)
-    assert late.is_alive()  # it waits for room
+    assert waits(late)
     assert pixels.get() == ["huge"]
-    late.join(PATIENCE_S)
+    assert waits(late)  # the pixels are there until they are encoded
     assert pixels.get() == ["more"]
+    late.join(PATIENCE_S)
     pixels.close()
     assert pixels.get() == []
+
+
+def test_small_pictures_are_drawn_and_encoded_by_turns():
+    pixels = PixelQueue[int]()
+    for number in range(MOST_ITEMS):
+        pixels.put(number, 1)
+    late = threading.Thread(target=pixels.put, args=(MOST_ITEMS, 1))
+    late.start()
+    encoded: list[int] = []
+    while len(encoded) < MOST_ITEMS:
+        assert waits(late)
+        encoded += pixels.get()
+    assert waits(late)  # the last of them are in hand still
+    assert pixels.get() == [MOST_ITEMS]
+    late.join(PATIENCE_S)
+    assert encoded == list(range(MOST_ITEMS))
+
+
+def test_the_engine_goes_on_beside_the_encoding_of_large_pictures():
+    pixels = PixelQueue[int]()
+    for number in range(MOST_BYTES // TURN_BYTES):
+        pixels.put(number, TURN_BYTES)
+    late = threading.Thread(target=pixels.put, args=(-1, TURN_BYTES))
+    late.start()
+    assert waits(late)
+    taken = 0
+    while late.is_alive():
+        assert pixels.get() == [taken]  # one by one: other threads are to have some, too
+        taken += 1
+        late.join(0.01)
+    assert 1 < taken < 40
+    assert pixels.get(rank=1) == [taken]
+    pixels.close()
+
+
+def test_a_second_thread_is_woken_by_more_than_one_has_to_do():
+    pixels = PixelQueue[int]()
+    found: list[list[int]] = []
+    second = threading.Thread(target=lambda: found.append(pixels.get(rank=1)))
+    second.start()
+    for number in range(MOST_ITEMS - 1):
+        pixels.put(number, 1)
+    assert waits(second)
+    pixels.put(-1, TURN_BYTES)
+    second.join(PATIENCE_S)
+    assert len(found[0]) == MOST_AT_A_TIME

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from render_farm.output.codecs import encode, luma
+from render_farm.output.codecs import as_image, encode, luma
 from render_farm.output.layout import OutputFile, ShardLayout
 from render_farm.output.metadata import SampleRecord
 from render_farm.output.shard_files import ShardWriter
@@ -30,8 +31,12 @@ def pixels_of(row: int, sample: int) -> np.ndarray:
     return np.random.default_rng([row, sample]).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 
 
+def image_of(row: int, sample: int) -> Image.Image:
+    return as_image(pixels_of(row, sample))
+
+
 def sample_record(row: int, sample: int, status: str = "done") -> SampleRecord:
-    mean, std = luma(pixels_of(row, sample))
+    mean, std = luma(image_of(row, sample))
     return SampleRecord(
         row=row,
         sample=sample,
@@ -100,7 +105,7 @@ def write_shard(tmp_path: Path) -> Callable[..., list[OutputFile]]:
         done = [(100, 0), (100, 1), (101, 0), (101, 1), (102, 1), (103, 1)]
         steps = [
             lambda row=row, sample=sample: writer.add(
-                sample_record(row, sample), encode(pixels_of(row, sample), image_format, 90)
+                sample_record(row, sample), encode(image_of(row, sample), image_format, 90)
             )
             for row, sample in done
         ]

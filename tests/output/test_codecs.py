@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from render_farm.output.codecs import EXTENSIONS, decode, encode, luma
+from render_farm.output.codecs import EXTENSIONS, as_image, decode, encode, luma
 from render_farm.output.corrupt import CorruptFile
 
 RAMP = np.stack(np.meshgrid(np.arange(0, 256, 4), np.arange(0, 256, 8)), axis=-1).astype(np.uint8)
@@ -21,8 +21,8 @@ each_format = pytest.mark.parametrize("image_format", EXTENSIONS)
 
 @each_format
 def test_a_picture_comes_back_at_its_size_and_the_same_bytes_come_twice(image_format):
-    encoded = encode(PIXELS, image_format, 95)
-    assert encoded == encode(PIXELS[::-1][::-1], image_format, 95)
+    encoded = encode(as_image(PIXELS), image_format, 95)
+    assert encoded == encode(as_image(PIXELS[::-1][::-1]), image_format, 95)
     error = np.abs(decode(encoded).astype(int) - PIXELS.astype(int))
     assert error.mean() < (0.01 if image_format == "png" else 3)
     with Image.open(io.BytesIO(encoded)) as image:
@@ -31,25 +31,25 @@ def test_a_picture_comes_back_at_its_size_and_the_same_bytes_come_twice(image_fo
 
 
 def test_png_is_exact():
-    assert (decode(encode(PIXELS, "png", 1)) == PIXELS).all()
+    assert (decode(encode(as_image(PIXELS), "png", 1)) == PIXELS).all()
 
 
 def test_jpeg_keeps_full_chroma():
     stripes = np.zeros((16, 16, 3), np.uint8)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
-    assert np.abs(decode(encode(stripes, "jpeg", 95)).astype(int) - stripes).mean() < 12
+    assert np.abs(decode(encode(as_image(stripes), "jpeg", 95)).astype(int) - stripes).mean() < 12
 
 
 @each_format
 def test_cut_off_or_foreign_bytes_are_told_by_name(image_format):
-    encoded = encode(PIXELS, image_format, 95)
+    encoded = encode(as_image(PIXELS), image_format, 95)
     for broken in (encoded[: len(encoded) // 2], encoded[:20], b"", b"GIF89a" + encoded):
         with pytest.raises(CorruptFile, match=r"^000000001_00: not a whole picture"):
             decode(broken, "000000001_00")
 
 
 def test_a_flipped_bit_in_a_png_is_seen():
-    encoded = bytearray(encode(PIXELS, "png", 95))
+    encoded = bytearray(encode(as_image(PIXELS), "png", 95))
     for position in range(40, len(encoded) - 12, max(1, len(encoded) // 20)):
         encoded[position] ^= 4
         with pytest.raises(CorruptFile):
@@ -79,16 +79,16 @@ def test_a_picture_that_is_not_rgb_is_refused():
 )
 def test_what_cannot_be_encoded_is_refused(pixels, image_format, quality, message):
     with pytest.raises(ValueError, match=message):
-        encode(pixels, image_format, quality)
+        encode(as_image(pixels), image_format, quality)
 
 
 def test_luma_is_rec_601_in_0_to_255():
     flat = np.full((8, 8, 3), (255, 0, 0), np.uint8)
-    assert luma(flat) == (76.0, 0.0)
-    assert luma(np.full((8, 8, 3), 255, np.uint8)) == (255.0, 0.0)
+    assert luma(as_image(flat)) == (76.0, 0.0)
+    assert luma(as_image(np.full((8, 8, 3), 255, np.uint8))) == (255.0, 0.0)
     halves = np.zeros((2, 8, 3), np.uint8)
     halves[1] = 255
-    assert luma(halves) == (127.5, 127.5)
+    assert luma(as_image(halves)) == (127.5, 127.5)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255), st.integers(0, 2**32))
@@ -98,9 +98,9 @@ def test_luma_is_exact_to_the_last_bit(height, width, brightest, seed):
     values = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).ravel().tolist()
     total, first, second = len(values), sum(values), sum(value * value for value in values)
     deviation = ((total * second - first * first) / (total * total)) ** 0.5
-    assert luma(pixels) == (first / total, deviation)
-    assert luma(pixels[:, ::-1]) == (first / total, deviation)
+    assert luma(as_image(pixels)) == (first / total, deviation)
+    assert luma(as_image(pixels[:, ::-1])) == (first / total, deviation)
 
 
 def test_luma_of_a_large_picture_does_not_overflow():
-    assert luma(np.full((8192, 4096, 3), 255, np.uint8)) == (255.0, 0.0)
+    assert luma(as_image(np.full((8192, 4096, 3), 255, np.uint8))) == (255.0, 0.0)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from render_farm.output.codecs import EXTENSIONS, decode, encode
+from render_farm.output.codecs import EXTENSIONS, as_image, decode, encode
 from render_farm.output.containers import iter_samples
 from render_farm.output.corrupt import CorruptFile
 from render_farm.output.layout import CONTAINERS, OutputFile
@@ -45,7 +45,7 @@ def test_every_container_gives_back_every_done_sample(container, image_format, w
     for sample in samples:
         row, index = (int(part) for part in sample.key.split("_"))
         pixels = np.random.default_rng([row, index]).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-        assert sample.image == encode(pixels, image_format, 90)
+        assert sample.image == encode(as_image(pixels), image_format, 90)
         assert decode(sample.image).shape == (16, 24, 3)
         assert sample.record["sha256"] == hashlib.sha256(sample.image).hexdigest()
         assert sample.record["size_bytes"] == len(sample.image)

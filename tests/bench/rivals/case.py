@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from render_farm.output.codecs import encode
+from render_farm.output.codecs import as_image, encode
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
@@ -71,7 +71,7 @@ def finished_rows(
     """Encoded pictures uint8 [H, W, 3] and what is to be known of each, as the farm's container."""
     found: list[dict[str, Any]] = []
     for row, pixels in zip(rows, pictures, strict=True):
-        data = encode(pixels, case.image, case.quality)
+        data = encode(as_image(pixels), case.image, case.quality)
         found.append(
             {
                 "seed": row["seed"],
