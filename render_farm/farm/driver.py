@@ -25,7 +25,16 @@ from render_farm.farm.actor import WorkerActor
 from render_farm.farm.code_on_nodes import version_refusal
 from render_farm.farm.elastic import Elastic
 from render_farm.farm.messages import Assignment, WorkerOptions
-from render_farm.farm.pool import Answered, Draining, Lost, Placed, PoolEvent, Ready, Refusal
+from render_farm.farm.pool import (
+    Answered,
+    Draining,
+    Lost,
+    Placed,
+    PoolEvent,
+    Ready,
+    Refusal,
+    drained,
+)
 from render_farm.farm.sizing import Resources
 from render_farm.farm.worker import SamplerBuilder
 
@@ -111,7 +120,7 @@ class RayPool:
     def poll(self, timeout_s: float) -> Iterator[PoolEvent]:
         for node in self._elastic.draining():
             yield Draining(node)
-        for worker, kind, answer in self._wait(timeout_s):
+        for worker, kind, answer in drained(self._ended, timeout_s):
             if worker in self._actors:  # handling one event may discard the worker of another
                 yield self._event(worker, kind, answer)
 
@@ -123,16 +132,6 @@ class RayPool:
     def _expect(self, worker: str, kind: _Kind, call: Any) -> None:
         answer: Future[Any] = call.future()
         answer.add_done_callback(lambda ended: self._ended.put((worker, kind, ended)))
-
-    def _wait(self, timeout_s: float) -> list[_Call]:
-        """All calls that have ended since the last time."""
-        try:
-            ended = [self._ended.get(timeout=timeout_s)]
-        except queue.Empty:
-            return []
-        while not self._ended.empty():
-            ended.append(self._ended.get())
-        return ended
 
     def _event(self, worker: str, kind: _Kind, answer: Future[Any]) -> PoolEvent:
         """What a finished call means. A call whose end is not known loses its worker for good."""
@@ -165,7 +164,9 @@ class RayPool:
         node, version = (told, None) if isinstance(told, str) else told
         self._node_of[worker] = node
         options = self._unopened.pop(worker)
-        refusal = version_refusal(__version__, version, self._host(node))
+        known = _node(node)
+        host = node if known is None else str(known["NodeManagerAddress"])
+        refusal = version_refusal(__version__, version, host)
         if refusal is None:
             self._expect(worker, "open", self._actors[worker].open.remote(options))
         else:
@@ -174,23 +175,24 @@ class RayPool:
             self._ended.put((worker, "open", answer))
         return Placed(worker, node)
 
-    def _host(self, node: str) -> str:
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        hosts = [str(each["NodeManagerAddress"]) for each in nodes if each["NodeID"] == node]
-        return hosts[0] if hosts else node
-
     def _node_lives(self, worker: str) -> bool:
         """Whether the worker's node is there still.
 
         Its cluster takes half a minute to notice that it is not; that nobody answers shows at once.
         What was in flight on a node that is gone is no suspect: a suspect costs a batch of its own.
         """
-        node = self._node_of.get(worker)
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = [each for each in nodes if each["NodeID"] == node and each["Alive"]]
-        return node is None or any(
-            _answers(each["NodeManagerAddress"], each["NodeManagerPort"]) for each in alive
-        )
+        if (name := self._node_of.get(worker)) is None:
+            return True
+        node = _node(name)
+        if node is None or not node["Alive"]:
+            return False
+        return _answers(node["NodeManagerAddress"], node["NodeManagerPort"])
+
+
+def _node(name: str) -> dict[str, Any] | None:
+    """What the cluster knows of one of its nodes."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return next((node for node in nodes if node["NodeID"] == name), None)
 
 
 def _no_code(error: RayError) -> InputError | None:

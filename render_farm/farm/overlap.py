@@ -224,8 +224,9 @@ class OverlappedWorker:
                 self._fatal = error
                 hands = list(self._hands.values())
                 self._hands.clear()
+                for hand in hands:
+                    hand.claimed = True
             for hand in hands:
-                hand.claimed = True
                 if hand.attempt is not None:
                     hand.attempt.discard()
                 if not hand.answer.done():

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from render_farm.errors import RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.overlap import OverlappedWorker
 from render_farm.farm.worker import SamplerBuilder, ShardWorker
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,17 @@ class Pool(Protocol):
         ...
 
 
+def drained(waiting: queue.SimpleQueue[Item], timeout_s: float) -> list[Item]:
+    """All that waits; none if nothing comes for `timeout_s`."""
+    try:
+        items = [waiting.get(timeout=timeout_s)]
+    except queue.Empty:
+        return []
+    while not waiting.empty():
+        items.append(waiting.get())
+    return items
+
+
 class LocalPool:
     """Workers in this process."""
 
@@ -174,13 +187,7 @@ class LocalPool:
         """Nobody adds to this process."""
 
     def poll(self, timeout_s: float) -> list[PoolEvent]:
-        try:
-            events = [self._events.get(timeout=timeout_s)]
-        except queue.Empty:
-            return []
-        while not self._events.empty():
-            events.append(self._events.get())
-        return events
+        return drained(self._events, timeout_s)
 
     def close(self) -> None:
         self.stop()
