@@ -33,6 +33,9 @@ BATCH_SIZE = 8
 BLOCKS = 8
 BAR_SHARE = 8
 
+_DARKER = bytes(value * 3 // 4 for value in range(256))
+"""Leaves room for the shade."""
+
 
 class RehearsalSampler:
     """A `Sampler` without a model: the same checks, the same batches, pictures for free.
@@ -126,13 +129,13 @@ def _size(request: RenderRequest) -> tuple[int, int]:
 def draw(prompt: str, seed: int, width: int, height: int) -> NDArray[np.uint8]:
     """A picture, uint8 [height, width, 3], that depends on nothing but the four arguments.
 
-    The upper seven eighths are blocks from PCG64 of the seed, shaded from left to right; the rest
-    is a bar of eight colours from SHA-256 of the prompt. Whole numbers throughout, so it is the
-    same on every machine.
+    The upper seven eighths are blocks from SHAKE128 of the seed (0…2^64−1), shaded from left to
+    right; the rest is a bar of eight colours from SHA-256 of the prompt. Whole numbers throughout,
+    so it is the same on every machine. Seeding a generator of numpy's took half the time of a
+    small picture.
     """
-    colours = np.random.Generator(np.random.PCG64(seed)).integers(
-        0, 192, (BLOCKS, BLOCKS, 3), dtype=np.uint8
-    )
+    drawn = hashlib.shake_128(seed.to_bytes(8, "big")).digest(BLOCKS * BLOCKS * 3)
+    colours = np.frombuffer(drawn.translate(_DARKER), np.uint8).reshape(BLOCKS, BLOCKS, 3)
     grid = _grid(width, height)
     strips = colours.take(grid.columns, axis=1)  # [BLOCKS, W, 3]
     strips += grid.shade  # at most 254
