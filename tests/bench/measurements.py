@@ -81,7 +81,8 @@ def many_on_ceph(scale: Scale) -> Result:
 def contest(scale: Scale, store: str | None = None) -> Result:
     """The farm with two containers and Ray Data, by turns."""
     found: Result = {"rows": scale.some_rows, "parquet": [], "webdataset": [], "ray_data": []}
-    how = {"shard_rows": scale.shard_rows, "store": store}
+    rows_a_file = min(1000, scale.shard_rows * 2)
+    how = {"shard_rows": rows_a_file, "store": store}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prompts = Path(folder) / "prompts.parquet"
         write_prompts(prompts, scale.some_rows)
@@ -93,7 +94,7 @@ def contest(scale: Scale, store: str | None = None) -> Result:
                 output=f"{store or folder}/rival-{turn}",
                 marks=made(Path(folder) / f"marks-{turn}"),
                 rows=scale.some_rows,
-                rows_a_file=min(1000, scale.shard_rows * 2),
+                rows_a_file=rows_a_file,
             )
             found["ray_data"].append(rival("ray_data", case))
     return found
