@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import secrets
 import socket
 import threading
@@ -42,6 +41,7 @@ from render_farm.ledger.attempts import Failure
 from render_farm.ledger.receipt import read_receipt
 from render_farm.ledger.record import RunRecord, read_record
 from render_farm.ledger.shapes import settled_shapes
+from render_farm.memory import peak_memory_bytes
 from render_farm.store.base import Store
 from render_farm.store.counting import CountingStore
 from render_farm.store.open import open_store
@@ -170,7 +170,7 @@ class ShardWorker:
     def usage(self) -> Usage:
         """What this worker has used since it started."""
         return Usage(
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=peak_memory_bytes(),
             engine_s=self.meter.busy_s,
             first_image_at=self.meter.first_image_at,
             last_image_at=self.meter.last_image_at,

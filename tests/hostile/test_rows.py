@@ -18,6 +18,7 @@ from render_farm.errors import InputError
 from render_farm.job.spec import RequestField
 from render_farm.ledger import keys
 from render_farm.ledger.receipt import Receipt, iter_receipts
+from render_farm.memory import peak_memory_bytes
 from render_farm.output.layout import CONTAINERS, StoredSample
 from render_farm.output.metadata import METADATA_COLUMNS
 from render_farm.output.parquet import read_metadata
@@ -247,19 +248,13 @@ def render_long_prompts(case: int) -> str:
             for row in range(256):
                 table = pa.table({"prompt": [f"{row}" + "x" * MEGABYTE], "case": ["long"]})
                 writer.write_table(table)
-        before_kib = peak_kib()
+        before_bytes = peak_memory_bytes()
         run = rendered(folder / "a.parquet", folder / "run")
         check_whole(run)
-        grown_kib = peak_kib() - before_kib
+        grown_bytes = peak_memory_bytes() - before_bytes
         ends = {line["error_type"] for line in lines_of(run)}
         longest = max(len(str(value)) for line in lines_of(run) for value in line.values())
-        return f"{','.join(ends)} {grown_kib >> 10} {longest}"
-
-
-def peak_kib() -> int:
-    """The most memory that this process had; `ru_maxrss` would tell that of its parent, too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return f"{','.join(ends)} {grown_bytes >> 20} {longest}"
 
 
 def test_a_shard_of_prompts_of_a_megabyte_leaves_one_copy_of_them_and_takes_little_memory(

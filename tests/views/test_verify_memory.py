@@ -25,11 +25,7 @@ memory that held on to shards would show."""
 
 PROGRAM = """
 import sys
-from pathlib import Path
-
-def peak_kb():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+from render_farm.memory import peak_memory_bytes
 """
 
 VERIFY = (
@@ -40,7 +36,7 @@ from render_farm.cli.main import main
 try:
     main()
 finally:
-    print("peak", peak_kb(), file=sys.stderr)
+    print("peak", peak_memory_bytes() // 1024, file=sys.stderr)
 """
 )
 
@@ -61,7 +57,7 @@ class Strangers:
 findings = Findings()
 check_strays(Strangers(), SimpleNamespace(plan=SimpleNamespace(shards=1)), findings)
 print(findings.unexpected)
-print("peak", peak_kb(), file=sys.stderr)
+print("peak", peak_memory_bytes() // 1024, file=sys.stderr)
 """
 )
 

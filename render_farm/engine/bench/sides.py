@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from render_farm.engine.source import ModelSource
 from render_farm.errors import InputError
 from render_farm.job.plan import MAX_ROWS
 from render_farm.job.request import RenderRequest
+from render_farm.memory import peak_memory_bytes
 
 Rows = Sequence[RenderRequest]
 
@@ -102,4 +102,4 @@ def _peak_bytes(device: torch.device) -> int:
     """The most memory in use: of the accelerator since the reset, else of this process ever."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory_bytes()

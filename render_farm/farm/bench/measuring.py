@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from render_farm.errors import StopError
 from render_farm.farm.bench.building import build_measured
@@ -24,6 +21,7 @@ from render_farm.farm.session import Where, drive_options, free_keys
 from render_farm.farm.worker import SamplerBuilder
 from render_farm.job.load import parse_job
 from render_farm.job.spec import JobSpec
+from render_farm.memory import peak_memory_bytes
 from render_farm.store.counting import CountingStore
 
 NO_MODELS = "/dev/null/no-folder"
@@ -99,15 +97,3 @@ def measure(
     if seen.end.reason is not None:
         raise StopError(seen.end.reason, seen.end.fix or "")
     return farm_figures(options, seen.observed, seen.requests, peak_memory_bytes())
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this program has had resident.
-
-    `getrusage` would also know of the process that started it, whose size it keeps at an exec.
-    """
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
