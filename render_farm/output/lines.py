@@ -43,10 +43,11 @@ def lines_to_table(
             that its column cannot.
     """
     records = [line.record for line in lines]
+    odd = [index for index, one in enumerate(records) if one.status == "quarantined"]
     written = _written(lines, layout)
     columns: list[Any] = [
         pa.array(
-            written[field.name] if field.name in written else _recorded(records, field),
+            written[field.name] if field.name in written else _recorded(records, field, odd),
             type=field.type,
         )
         for field in METADATA_COLUMNS
@@ -71,10 +72,13 @@ def _written(lines: Sequence[Line], layout: ShardLayout) -> dict[str, list[Any]]
     }
 
 
-def _recorded(records: Sequence[SampleRecord], field: pa.Field[Any]) -> list[Any]:
+def _recorded(
+    records: Sequence[SampleRecord], field: pa.Field[Any], odd: Sequence[int]
+) -> list[Any]:
+    """A column of records; those at `odd` may hold anything."""
     values = list(map(attrgetter(field.name), records))
-    for index, record in enumerate(records):
-        if record.status == "quarantined" and not _fits(values[index], field.type):
+    for index in odd:
+        if not _fits(values[index], field.type):
             values[index] = None
     return values
 
