@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -43,6 +44,7 @@ class WorkerActor:
             self._worker = OverlappedWorker(ShardWorker.open(options, _load(self._builder)))
         except RenderFarmError as error:
             return error
+        gc.freeze()  # what was loaded is no garbage: it need not be looked through time and again
         return time.monotonic() - began_s
 
     def run(self, assignment: Assignment) -> Answer:

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
@@ -125,11 +126,13 @@ def _stored(table: pa.Table) -> Iterator[StoredSample]:
         yield StoredSample(record["key"], image["bytes"], record)
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
+@lru_cache(maxsize=16)
+def _leaves(schema: pa.Schema) -> tuple[str, ...]:
+    """The names of the columns as Parquet has them, where a list or struct is several."""
     buffer = io.BytesIO()
     pq.write_table(schema.empty_table(), buffer)
     columns = pq.ParquetFile(buffer).schema
-    return [columns.column(index).path for index in range(len(columns))]
+    return tuple(columns.column(index).path for index in range(len(columns)))
 
 
 def _declared_features(input_fields: pa.Schema) -> dict[str, Any]:

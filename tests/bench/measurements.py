@@ -79,25 +79,27 @@ def many_on_ceph(scale: Scale) -> Result:
 
 
 def contest(scale: Scale, store: str | None = None) -> Result:
-    """The farm with two containers and Ray Data, by turns."""
-    found: Result = {"rows": scale.some_rows, "parquet": [], "webdataset": [], "ray_data": []}
-    rows_a_file = min(1000, scale.shard_rows * 2)
-    how = {"shard_rows": rows_a_file, "store": store}
+    """The farm with two containers and Ray Data in two ways, by turns."""
+    ways = {"ray_data": False, "ray_data_by_block": True}
+    found: Result = {name: [] for name in ("parquet", "webdataset", *ways)}
+    how = {"shard_rows": scale.shard_rows, "store": store}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prompts = Path(folder) / "prompts.parquet"
         write_prompts(prompts, scale.some_rows)
         for turn in range(scale.rounds):
             found["parquet"].append(farm(scale.some_rows, **how))
             found["webdataset"].append(farm(scale.some_rows, container="webdataset", **how))
-            case = Case(
-                prompts=str(prompts),
-                output=f"{store or folder}/rival-{turn}",
-                marks=made(Path(folder) / f"marks-{turn}"),
-                rows=scale.some_rows,
-                rows_a_file=rows_a_file,
-            )
-            found["ray_data"].append(rival("ray_data", case))
-    return found
+            for way, by_block in ways.items():
+                case = Case(
+                    prompts=str(prompts),
+                    output=f"{store or folder}/{way}-{turn}",
+                    marks=made(Path(folder) / f"{way}-{turn}-marks"),
+                    rows=scale.some_rows,
+                    rows_a_file=min(1000, scale.shard_rows * 2),
+                    by_block=by_block,
+                )
+                found[way].append(rival("ray_data", case))
+    return {"rows": scale.some_rows} | found
 
 
 def contest_on_ceph(scale: Scale) -> Result:

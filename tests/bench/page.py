@@ -14,6 +14,7 @@ from tests.bench.results import Results
 PREAMBLE = Path(__file__).parent / "preamble.md"
 FARM_DEMO = "farm, 1 process"
 BARE = "bare_engine, 1 process"
+WAYS = {"ray_data": "Ray Data", "ray_data_by_block": "Ray Data, a block a call"}
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def draw_plot(results: Results, path: Path) -> bool:
         axis.grid(alpha=0.3)
     contest = results.found("contest")
     if contest:
-        rate = statistics.median(each["images_per_s"] for each in contest["ray_data"])
-        axes[0].plot([contest["rows"]], [rate], marker="s", linestyle="", label="Ray Data")
+        for (way, label), marker in zip(WAYS.items(), "sd", strict=True):
+            rate = median(contest[way], "images_per_s")
+            axes[0].plot([contest["rows"]], [rate], marker=marker, linestyle="", label=label)
     axes[0].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
@@ -105,7 +107,7 @@ def _contests(results: Results) -> Iterator[Bar]:
     for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
         found = results.found(name)
         if found:
-            theirs = statistics.median(each["images_per_s"] for each in found["ray_data"])
+            theirs = median(found["ray_data"], "images_per_s")
             for container, wanted in (("parquet", 1.5), ("webdataset", 1.0)):
                 ours = median(found[container], "rows_per_s")
                 what = f"{container} ÷ Ray Data, {found['rows']:,} rows, {where}"
@@ -181,8 +183,9 @@ def _runs(results: Results) -> list[str]:
     for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
         found = results.found(name)
         if found:
-            rate = statistics.median(each["images_per_s"] for each in found["ray_data"])
-            lines.append(f"| Ray Data, {where} | {found['rows']:,} | {rate:,.0f} | | | | |")
+            for way, label in WAYS.items():
+                rate = median(found[way], "images_per_s")
+                lines.append(f"| {label}, {where} | {found['rows']:,} | {rate:,.0f} | | | | |")
     return lines
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from render_farm.output.codecs import as_image, encode
+from render_farm.engine.checks import picture_flags
+from render_farm.output.codecs import as_image, encode, luma
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
@@ -27,6 +29,7 @@ class Case:
 
     `model` is a model folder; None: pictures are drawn as a rehearsal draws them. `marks` is a
     local folder of the rival's own, for processes to note when their first batch was done.
+    `by_block` lets Ray Data hand over `rows_a_file` rows at once, instead of a batch.
     """
 
     prompts: str
@@ -45,6 +48,7 @@ class Case:
     processes: int = 2
     threads: int = 1
     rows_a_file: int = 1000
+    by_block: bool = False
 
     def as_argument(self) -> str:
         return json.dumps(asdict(self))
@@ -55,8 +59,14 @@ class Case:
 
     def read(self) -> list[dict[str, Any]]:
         """All rows: the plain scripts hold them in memory, as such scripts do."""
-        columns = ["seed", self.prompt_column]
-        return pq.read_table(self.prompts, columns=columns).to_pylist()
+        return pq.read_table(self.prompts).to_pylist()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """What a finished row holds: the columns below, and those that the prompts bring along."""
+        own = {"seed", self.prompt_column}
+        carried = [field for field in pq.read_schema(self.prompts) if field.name not in own]
+        return pa.schema([*COLUMNS, *carried])
 
     def filesystem(self) -> tuple[fs.FileSystem, str]:
         """Where the output is, by pyarrow, which reads ``AWS_ENDPOINT_URL`` itself."""
@@ -67,13 +77,16 @@ class Case:
 
 def finished_rows(
     case: Case, rows: Iterable[Mapping[str, Any]], pictures: Iterable[np.ndarray]
-) -> pa.Table:
-    """Encoded pictures uint8 [H, W, 3] and what is to be known of each, as the farm's container."""
+) -> list[dict[str, Any]]:
+    """Encoded pictures uint8 [H, W, 3], what the farm records of a picture, and carried columns."""
     found: list[dict[str, Any]] = []
     for row, pixels in zip(rows, pictures, strict=True):
-        data = encode(as_image(pixels), case.image, case.quality)
+        image = as_image(pixels)
+        data = encode(image, case.image, case.quality)
+        mean_luma, std_luma = luma(image)
         found.append(
             {
+                **row,
                 "seed": row["seed"],
                 "prompt": row[case.prompt_column],
                 "negative_prompt": "",
@@ -86,15 +99,17 @@ def finished_rows(
                 "format": case.image,
                 "size_bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
-                "mean_luma": float(pixels.mean()),
+                "mean_luma": mean_luma,
+                "std_luma": std_luma,
+                "flags": picture_flags(pixels),
                 "created_at": time.time(),
                 "image": {"bytes": data, "path": None},
             }
         )
-    return pa.Table.from_pylist(found, schema=SCHEMA)
+    return found
 
 
-SCHEMA = pa.schema(
+COLUMNS = pa.schema(
     [
         ("seed", pa.int64()),
         ("prompt", pa.string()),
@@ -109,6 +124,8 @@ SCHEMA = pa.schema(
         ("size_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("mean_luma", pa.float64()),
+        ("std_luma", pa.float64()),
+        ("flags", pa.list_(pa.string())),
         ("created_at", pa.float64()),
         ("image", IMAGE),
     ]
@@ -123,19 +140,20 @@ class Files:
         self._name = name
         self._filesystem, self._folder = case.filesystem()
         self._filesystem.create_dir(self._folder, recursive=True)
-        self._waiting: list[pa.Table] = []
+        self._waiting: list[dict[str, Any]] = []
         self._written = 0
 
-    def add(self, table: pa.Table) -> None:
-        self._waiting.append(table)
-        if sum(each.num_rows for each in self._waiting) >= self._case.rows_a_file:
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._waiting += rows
+        if len(self._waiting) >= self._case.rows_a_file:
             self.flush()
 
     def flush(self) -> None:
         if not self._waiting:
             return
         path = f"{self._folder}/{self._name}-{self._written:06d}.parquet"
-        pq.write_table(pa.concat_tables(self._waiting), path, filesystem=self._filesystem)
+        table = pa.Table.from_pylist(self._waiting, schema=self._case.schema)
+        pq.write_table(table, path, filesystem=self._filesystem)
         self._written += 1
         self._waiting = []
 
