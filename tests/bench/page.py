@@ -69,7 +69,7 @@ def points(results: Results) -> dict[int, dict[str, float]]:
 
 def median(runs: list[dict[str, Any]], key: str, rows: int | None = None) -> float:
     """The median of a figure over runs, those of so many rows alone."""
-    return statistics.median(run[key] for run in runs if rows in {None, run["rows"]})
+    return statistics.median(run[key] for run in runs if rows is None or run["rows"] == rows)
 
 
 def draw_plot(results: Results, path: Path) -> bool:
