@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -68,7 +69,7 @@ def survey(path: str) -> PromptDataset:
     store = open_store(root)
     files, schemas = [], []
     for key in keys:
-        with tempfile.TemporaryFile(prefix="render-farm-") as copy:
+        with tempfile.TemporaryFile(prefix="render-farm-") as copy, _memory_given_back():
             size, sha256 = _copy(store, key, copy)
             rows, schema = _read_through(copy, f"{path}: {key}")
         files.append(PromptFile(key, rows, size, sha256))
@@ -84,6 +85,17 @@ def survey(path: str) -> PromptDataset:
                 _copy_pinned(store, file, copy)
                 check_values_fit(_opened(copy), f"{store.uri}/{file.path}", doubtful, whole)
     return PromptDataset(store.uri, tuple(files), whole)
+
+
+@contextmanager
+def _memory_given_back() -> Iterator[None]:
+    """Let Arrow use the system's memory: its own pool keeps what it had, for as long as we live."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 class ShardReader:

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Literal
 
@@ -58,22 +58,26 @@ def recall_receipts(
 ) -> Iterator[Receipt]:
     """All receipts of a run, in order: from its rollups, and those that none has by themselves.
 
-    One LIST, and one request a thousand shards. Memory holds one rollup at a time. Every listed
-    shard is told to `on_listed`, what had to be read by itself to `rollups`. What is no receipt
-    raises `StopError`, or is given to `on_broken`.
+    One LIST, and one request a thousand shards. Memory holds the text of one rollup at a time.
+    Every listed shard is told to `on_listed`, what had to be read by itself to `rollups`. What is
+    no receipt raises `StopError`, or is given to `on_broken`.
     """
+
+    def read(shards: Iterable[int]) -> Iterator[Receipt]:
+        found = read_receipts(store, shards, on_broken)
+        return found if rollups is None else rollups.passing(found)
+
     listed = listed_receipts(store, record.plan.shards)
     for number, thousand in groupby(listed, key=lambda pair: pair[0] // SHARDS):
         infos = dict(thousand)
         if on_listed is not None:
             for shard, info in infos.items():
                 on_listed(shard, info)
-        known = _believed(_read(store, record, number), infos) if len(infos) >= WORTH else {}
-        missing = read_receipts(store, (shard for shard in infos if shard not in known), on_broken)
+        known = _listed(_read(store, record, number), infos) if len(infos) >= WORTH else {}
         if rollups is not None:
             rollups.found(number, len(known))
-            missing = rollups.passing(missing)
-        yield from heapq.merge(known.values(), missing, key=lambda receipt: receipt.shard)
+        missing = read(shard for shard in infos if shard not in known)
+        yield from heapq.merge(_parsed(known, read), missing, key=lambda receipt: receipt.shard)
 
 
 class Rollups:
@@ -156,20 +160,26 @@ def _read(store: Store, record: RunRecord, number: int) -> Texts:
     return dict(rollup.receipts)
 
 
-def _believed(texts: Texts, infos: dict[int, ObjectInfo]) -> dict[int, Receipt]:
-    """The receipts of listed shards, in order, whose text is as long as what lies in the store."""
-    found: dict[int, Receipt] = {}
-    for shard, info in infos.items():
-        text = texts.get(shard)
-        if text is None or len(text.encode()) != info.size_bytes:
-            continue
+def _listed(texts: Texts, infos: dict[int, ObjectInfo]) -> Texts:
+    """The texts of listed shards, in order, that are as long as what lies in the store."""
+    return {
+        shard: texts[shard]
+        for shard, info in infos.items()
+        if shard in texts and len(texts[shard].encode()) == info.size_bytes
+    }
+
+
+def _parsed(texts: Texts, read: Callable[[Iterable[int]], Iterator[Receipt]]) -> Iterator[Receipt]:
+    """The receipts that were told, one by one; what is none of its shard is read by itself."""
+    for shard, text in texts.items():
         try:
             receipt = Receipt.model_validate_json(text)
         except ValidationError:
-            continue
-        if receipt.shard == shard:
-            found[shard] = receipt
-    return found
+            receipt = None
+        if receipt is not None and receipt.shard == shard:
+            yield receipt
+        else:
+            yield from read((shard,))
 
 
 def _digest(token: str, texts: Texts) -> str:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 TRIES = 5
 """Tries and not time: a large object takes minutes, and each transfer is patient by itself."""
-_BLOCK_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
 
 
 def copy_digested(store: Store, key: str, into: BinaryIO) -> tuple[int, str]:

@@ -135,7 +135,7 @@ def demo(scale: Scale) -> Result:
                 name = module.rpartition(".")[2].removesuffix("_demo")
                 answer = child(f"tests.bench.{module}", fresh(case, f"{name}-{turn}").as_argument())
                 found.setdefault(f"{name}, 1 process", []).append(answer)
-        two = fresh(case, "farm-2", processes=2)
+        two = fresh(case, "farm-two", processes=2)
         found["farm, 2 processes"] = [child("tests.bench.farm_demo", two.as_argument())]
         for name, processes, threads in (
             ("plain_loop", 1, 1),
