@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import pyarrow as pa
+
 from render_farm.engine.sampler import Refused, Rendered, Sampler
 from render_farm.errors import (
     DeviceLost,
@@ -80,6 +82,7 @@ class ShardWorker:
             InputError: the run cannot be read from here, or is not the driver's.
             ModelError: the model cannot be loaded.
         """
+        pa.array([""])  # has Arrow import pandas, where it is installed: no shard need wait for it
         store = open_store(options.run_uri)
         record = _own_record(store, options)
         return cls(options, store, record, build(record, options))
