@@ -15,6 +15,7 @@
     │   └── Unknown             `create` was sent and its outcome is not known
     └── EngineError
         ├── ModelError          the model folder cannot be loaded
+        │   └── ModelTooLarge   it does not fit the device's memory, or not beside another
         ├── OutOfMemory         the batch shape does not fit the device; a smaller one may
         └── DeviceLost          the accelerator is in an unknown state; the process must end
 
@@ -142,6 +143,10 @@ class ModelError(EngineError):
 
     def __str__(self) -> str:
         return str(self.problem)
+
+
+class ModelTooLarge(ModelError):
+    """The model does not fit into what is free of the device's memory."""
 
 
 class OutOfMemory(EngineError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import get_args
 
 import pytest
 import yaml
@@ -20,8 +22,11 @@ ROOT = Path(__file__).parent.parent
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from keys_of(field.annotation, f"{prefix}{name}.")
+        kind = field.annotation
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        sections = [one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)]
+        if sections:
+            yield from keys_of(sections[0], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 

@@ -37,19 +37,19 @@ def validate(
         from render_farm.farm.opening import check_output
         from render_farm.farm.prepare import prepare
         from render_farm.job.load import load_job
+        from render_farm.job.resolve import carried_columns
 
         prepared = prepare(lasting(load_job(job, overrides or ())), model_cache())
         known = check_output(prepared)
-        carried = [
-            name for name in prepared.dataset.schema.names if name not in prepared.columns.values()
-        ]
+        carried = carried_columns(prepared.dataset.schema, prepared.columns)
+        models = {name: model.model_dump() for name, model in prepared.models.items()}
         report.data = {
             "ok": True,
             "columns": dict(prepared.columns),
             "carried": carried,
             "files": len(prepared.dataset.files),
             "rows": sum(file.rows for file in prepared.dataset.files),
-            "model": prepared.model.model_dump(),
+            **({"models": models} if prepared.job.models else {"model": models[""]}),
             "run_exists": known,
         }
         mapping = ", ".join(f"{field} ← {column}" for field, column in prepared.columns.items())
@@ -58,7 +58,10 @@ def validate(
                 ("prompts", f"{report.data['rows']} rows in {report.data['files']} files"),
                 ("columns", mapping),
                 ("carried", ", ".join(carried) or "none"),
-                ("model", f"{prepared.model.path} {prepared.model.revision or ''}".rstrip()),
+                *(
+                    (f"model {name}".rstrip(), f"{model.path} {model.revision or ''}".rstrip())
+                    for name, model in prepared.models.items()
+                ),
                 ("output", prepared.job.output.uri + (" (a run to go on with)" if known else "")),
             ]
         )

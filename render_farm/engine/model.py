@@ -28,7 +28,7 @@ from render_farm.engine.preflight import clip_skip_problem
 from render_farm.engine.safety import SafetyChecker
 from render_farm.engine.sampler import SamplerInfo
 from render_farm.engine.source import OFFLOADS, ModelSource
-from render_farm.errors import ModelError
+from render_farm.errors import ModelError, ModelTooLarge
 
 __all__ = ["LoadedPipeline", "ModelSource", "load_pipeline"]
 
@@ -90,7 +90,7 @@ def load_pipeline(source: ModelSource) -> LoadedPipeline:
     quiet_libraries()
     settle_kernels(device)
     pipeline = _read(facts, dtype)
-    with _fitting(source, device):
+    with fitting(source, device):
         fuse_loras(pipeline, source.loras, device, stay=source.offload == "none")
         safety = None
         if source.safety_checker:
@@ -226,12 +226,12 @@ def _place(pipeline: Any, source: ModelSource, device: torch.device) -> Any:
 
 
 @contextmanager
-def _fitting(source: ModelSource, device: torch.device) -> Iterator[None]:
+def fitting(source: ModelSource, device: torch.device) -> Iterator[None]:
     """What does not fit the device is the job's to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError(
+        raise ModelTooLarge(
             "model.path",
             f"{source.path}: does not fit {device_model(device)}: {error}",
             "a model that fits the device's memory",

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from render_farm.engine.sampler import Refused, Rendered, Sampler
+from render_farm.engine.sampler import Refused, Rendered
+from render_farm.engine.several import Models
 from render_farm.errors import RowError, StoreError
-from render_farm.farm.backlog import Size, Ticket
+from render_farm.farm.backlog import Ticket
 from render_farm.farm.in_flight import Errand, InFlight, Pace
 from render_farm.farm.messages import Assignment
 from render_farm.farm.records import Scribe
 from render_farm.job.plan import Shard
-from render_farm.job.request import RenderRequest
+from render_farm.job.request import Kind, RenderRequest
 from render_farm.job.resolve import carried_columns, resolve_row
 from render_farm.job.rows import rows_of
 from render_farm.ledger.attempts import Current, write_attempts
@@ -49,7 +50,7 @@ class Attempt:
     store: Store
     pace: Pace
     errand: Errand
-    shapes: dict[Size, int] = field(default_factory=dict)
+    shapes: dict[Kind, int] = field(default_factory=dict)
     begun: bool = False
     samples_rendered: int = 0
     flight: InFlight = field(init=False)
@@ -86,34 +87,28 @@ class Attempt:
         """Whether every sample was decided and taken."""
         return self._left == 0
 
-    def resolve(self, table: pa.Table, sampler: Sampler) -> None:
+    def resolve(self, table: pa.Table, models: Models) -> None:
         """Make `tickets` of `table`, the shard's rows; those that cannot be rendered are rejected.
 
-        Tickets are in the order that keeps batches full: equal sizes together, then what the engine
-        wishes, then rows in order.
+        Tickets are in the order that keeps batches full: equal kinds together, model by model, then
+        what the engine wishes, then rows in order.
         """
         mapping = self.scribe.run.prompts.request_columns()
         self._carried = table.select(carried_columns(table.schema, mapping))
         suspects = self.assignment.log.suspects()
 
         def order(request: RenderRequest) -> tuple[object, ...]:
-            return (
-                (request.width, request.height),
-                sampler.order(request),
-                request.row,
-                request.sample,
-            )
+            return request.kind, models.order(request), request.row, request.sample
 
-        requests = sorted(self._requests(table, sampler), key=order)
+        requests = sorted(self._requests(table, models), key=order)
         self.tickets = [
             Ticket(self, request, alone=request.row in suspects) for request in requests
         ]
         self._left = len(requests)
 
-    def sizes(self) -> list[Size]:
-        """The sizes of the shard's pictures."""
-        pairs = ((ticket.request.width, ticket.request.height) for ticket in self.tickets)
-        return [size for size, _ in groupby(pairs)]
+    def kinds(self) -> list[Kind]:
+        """The kinds of the shard's pictures."""
+        return [kind for kind, _ in groupby(ticket.request.kind for ticket in self.tickets)]
 
     def take(self, *outcomes: Rendered | Refused) -> None:
         """Encode samples, or reject their rows; threads may do so at once.
@@ -146,7 +141,7 @@ class Attempt:
         """Remove the local files."""
         self._scratch.cleanup()
 
-    def _requests(self, table: pa.Table, sampler: Sampler) -> list[RenderRequest]:
+    def _requests(self, table: pa.Table, models: Models) -> list[RenderRequest]:
         """The requests of all rows that can be rendered; the others are rejected."""
         run = self.scribe.run
         mapping = run.prompts.request_columns()
@@ -157,7 +152,7 @@ class Attempt:
             try:
                 resolved = resolve_row(row, run.job, mapping)
                 for request in resolved:
-                    sampler.check(request)
+                    models.check(request)
                 if row.row in condemned:
                     raise RowError(
                         "process_ended",

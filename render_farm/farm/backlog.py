@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
-from render_farm.job.request import RenderRequest
-
-Size = tuple[int, int]
-"""Width and height, px."""
+from render_farm.job.request import Kind, RenderRequest
+from render_farm.job.spec import ONLY_MODEL
 
 Owner = TypeVar("Owner")
 
@@ -29,19 +27,20 @@ class Ticket(Generic[Owner]):
 
 @dataclass(slots=True)
 class _Waiting(Generic[Owner]):
-    """One shard's tickets: first those that are rendered alone, then size by size."""
+    """One shard's tickets: first those that are rendered alone, then kind by kind."""
 
     number: int
     alone: deque[Ticket[Owner]] = field(default_factory=deque)
-    of_size: dict[Size, deque[Ticket[Owner]]] = field(default_factory=dict)
+    of_kind: dict[Kind, deque[Ticket[Owner]]] = field(default_factory=dict)
 
 
 class Backlog(Generic[Owner]):
     """Tickets of the shards in hand. Threads may add, take away and wait.
 
-    Sizes do not share a batch. Once a size is begun it goes on through all shards in hand, so that
-    batches are full; but shards that come later must wait until the others have had their turn with
-    the sizes that they still need.
+    Kinds do not share a batch. Once a kind is begun it goes on through all shards in hand, so that
+    batches are full, and then come the other kinds of its model, so that models change rarely; but
+    shards that come later must wait until the others have had their turn with the kinds that they
+    still need.
     """
 
     def __init__(self) -> None:
@@ -49,10 +48,12 @@ class Backlog(Generic[Owner]):
         self._shards: dict[Owner, _Waiting[Owner]] = {}
         self._added = 0
         self._horizon = 0
+        self._model = ONLY_MODEL
+        self._model_horizon = 0
         self._closed = False
 
     def add(self, owner: Owner, tickets: Iterable[Ticket[Owner]]) -> None:
-        """Put the tickets of one more shard at the end, each size in the order given."""
+        """Put the tickets of one more shard at the end, each kind in the order given."""
         with self._changed:
             self._added += 1
             waiting = _Waiting[Owner](self._added)
@@ -79,15 +80,30 @@ class Backlog(Generic[Owner]):
         """
         with self._changed:
             while not self._closed:
-                for waiting in self._shards.values():
-                    for queue in (waiting.alone, *waiting.of_size.values()):
-                        if queue:
-                            self._horizon = self._added
-                            return queue[0]
+                ticket = self._following()
+                if ticket is not None:
+                    self._horizon = self._added
+                    return ticket
                 if not wait:
                     return None
                 self._changed.wait()
             return None
+
+    def _following(self) -> Ticket[Owner] | None:
+        """What has waited longest, but the model in hand goes on through the shards that were here
+        when its turn began.
+        """
+        shards = [waiting for waiting in self._shards.values() if waiting.alone or waiting.of_kind]
+        if not shards or shards[0].alone:
+            return shards[0].alone[0] if shards else None
+        for waiting in shards:
+            if waiting.number <= self._model_horizon:
+                for kind, queue in waiting.of_kind.items():
+                    if kind.model == self._model:
+                        return queue[0]
+        ticket = next(iter(shards[0].of_kind.values()))[0]
+        self._model, self._model_horizon = ticket.request.model, self._added
+        return ticket
 
     def take_alone(self, owner: Owner) -> Ticket[Owner] | None:
         """The next ticket of a shard that is rendered in a batch of its own."""
@@ -95,20 +111,20 @@ class Backlog(Generic[Owner]):
             waiting = self._shards.get(owner)
             return waiting.alone.popleft() if waiting is not None and waiting.alone else None
 
-    def take(self, size: Size) -> Ticket[Owner] | None:
-        """The next ticket of a size; None when it is another size's turn."""
+    def take(self, kind: Kind) -> Ticket[Owner] | None:
+        """The next ticket of a kind; None when it is another kind's turn."""
         with self._changed:
             others_wait = False
             for waiting in self._shards.values():
-                queue = waiting.of_size.get(size)
+                queue = waiting.of_kind.get(kind)
                 if queue:
                     if others_wait and waiting.number > self._horizon:
                         return None
                     ticket = queue.popleft()
                     if not queue:
-                        del waiting.of_size[size]
+                        del waiting.of_kind[kind]
                     return ticket
-                others_wait = others_wait or bool(waiting.of_size)
+                others_wait = others_wait or bool(waiting.of_kind)
             return None
 
     def put_back(self, tickets: Iterable[Ticket[Owner]]) -> None:
@@ -128,25 +144,25 @@ class Backlog(Generic[Owner]):
             elif waiting is not None:
                 _queue(waiting, ticket).append(ticket)
 
-    def count(self, owner: Owner, size: Size) -> int:
-        """How many requests of a shard and size wait."""
+    def count(self, owner: Owner, kind: Kind) -> int:
+        """How many requests of a shard and kind wait."""
         with self._changed:
             waiting = self._shards.get(owner)
-            return len(waiting.of_size.get(size, ())) if waiting is not None else 0
+            return len(waiting.of_kind.get(kind, ())) if waiting is not None else 0
 
-    def ahead(self, owner: Owner, size: Size, most: int) -> list[RenderRequest]:
-        """The requests of a shard and size that wait, in order, at most so many."""
+    def ahead(self, owner: Owner, kind: Kind, most: int) -> list[RenderRequest]:
+        """The requests of a shard and kind that wait, in order, at most so many."""
         with self._changed:
             waiting = self._shards.get(owner)
-            queue = waiting.of_size.get(size, ()) if waiting is not None else ()
+            queue = waiting.of_kind.get(kind, ()) if waiting is not None else ()
             return [ticket.request for ticket in islice(queue, most)]
 
-    def next_owner(self, owner: Owner, size: Size) -> Owner | None:
-        """The shard behind this one that the engine goes on with in the same size."""
+    def next_owner(self, owner: Owner, kind: Kind) -> Owner | None:
+        """The shard behind this one that the engine goes on with in the same kind."""
         with self._changed:
             mine = self._shards.get(owner)
             for waiting in self._shards.values():
-                queue = waiting.of_size.get(size)
+                queue = waiting.of_kind.get(kind)
                 if queue and (mine is None or waiting.number > mine.number):
                     return queue[0].owner
             return None
@@ -155,5 +171,4 @@ class Backlog(Generic[Owner]):
 def _queue(waiting: _Waiting[Owner], ticket: Ticket[Owner]) -> deque[Ticket[Owner]]:
     if ticket.alone:
         return waiting.alone
-    size = ticket.request.width, ticket.request.height
-    return waiting.of_size.setdefault(size, deque())
+    return waiting.of_kind.setdefault(ticket.request.kind, deque())

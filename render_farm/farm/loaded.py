@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.engine.sampler import Sampler
+from render_farm.engine.several import AnySampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class LoadTimes:
 
     `fetch_s` until all of its files were on this node, waiting for another process that fetched
     them included; `digest_s` to hold them against the run; `libraries_s` to import torch and
-    diffusers; `load_s` from the files to the device. Compiling comes with the first batch.
+    diffusers; `load_s` from the files to the device, 0 where several models are loaded later.
+    Compiling comes with the first batch.
     """
 
     fetch_s: float
@@ -31,5 +32,5 @@ class LoadTimes:
 class LoadedModel:
     """A sampler, and what it took to load its model: None where there is no model."""
 
-    sampler: Sampler
+    sampler: AnySampler
     times: LoadTimes | None

@@ -1,133 +1,32 @@
-"""Where a job's model lies on this node, and the sampler that is made of it."""
+"""The sampler that is made of a job's model, or of its several models."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 
-from render_farm.engine.blobs import check_blob
-from render_farm.engine.build import build_sampler
-from render_farm.engine.folder import model_digest
-from render_farm.engine.hub import is_hub_id, resolve_hub, resolve_lora
-from render_farm.engine.layout import PICKLES
-from render_farm.engine.loras import ALLOWED as LORAS
-from render_farm.engine.loras import FIELD, SUFFIX, choose_lora, pickled
+from render_farm.engine.build import build_sampler, free_memory, known_beforehand
 from render_farm.engine.sampler import Sampler
-from render_farm.engine.source import LoraFile, ModelSource
-from render_farm.errors import InputError, ModelError
+from render_farm.engine.several import AnySampler, SeveralModels
+from render_farm.engine.source import ModelSource
 from render_farm.farm.loaded import LoadedModel, LoadTimes
 from render_farm.farm.messages import WorkerOptions
-from render_farm.job.spec import ModelSpec
+from render_farm.farm.model_files import checked_source, locate_pinned
+from render_farm.farm.model_names import naming
+from render_farm.job.spec import ONLY_MODEL
 from render_farm.ledger.record import RunRecord
-from render_farm.store.fetch import fetch_folder, fetch_store, known_digests
-from render_farm.store.open import expanded, open_store
 
 REHEARSAL = "rehearsal"
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedModel:
-    """A model as the job names it, and the local folder that holds it on this node."""
-
-    path: str
-    revision: str | None
-    folder: str
-
-
-@dataclass(frozen=True, slots=True)
-class LocatedLora:
-    """A LoRA as the job names it, and the local file that holds it on this node."""
-
-    path: str
-    file: str
-
-
-def locate_model(
-    path: str, revision: str | None, cache: str, *, safety_checker: bool = False
-) -> LocatedModel:
-    """Bring the model of a job onto this node: a local folder, an s3:// prefix or a hub id.
-
-    A relative folder becomes absolute and a hub revision its commit, so that every worker and
-    every resume means the same. `safety_checker` asks for the model's own safety checker.
-
-    Raises:
-        ModelError: there is no such model.
-        AccessDenied, Unavailable: the store that has it failed.
-    """
-    if "://" in path:
-        with _as_model_error("model.path"):
-            return LocatedModel(path, None, str(fetch_folder(path, Path(cache))))
-    folder = expanded(path)
-    if folder.is_dir() or not is_hub_id(path):
-        folder = folder.absolute()
-        return LocatedModel(str(folder), None, str(folder))
-    hub = resolve_hub(path, revision, safety_checker=safety_checker)
-    return LocatedModel(path, hub.commit, hub.path)
-
-
-def locate_lora(path: str, cache: str) -> LocatedLora:
-    """Bring a LoRA of a job onto this node: a file, a folder, an s3:// object or prefix, a hub id.
-
-    What is fetched is the one file. A relative path becomes absolute, and a hub id names its
-    commit, ``owner/name@commit``.
-
-    Raises:
-        ModelError: there is no such LoRA, or several, or it is no safetensors file.
-        AccessDenied, Unavailable: the store that has it failed.
-    """
-    if path.endswith(PICKLES):
-        raise pickled(path)
-    if "://" in path:
-        with _as_model_error(FIELD):
-            return LocatedLora(path, str(_fetch_lora(path, Path(cache))))
-    local = expanded(path).absolute()
-    repository = path.partition("@")[0]
-    if not local.exists() and not path.endswith(SUFFIX) and is_hub_id(repository):
-        hub = resolve_lora(path)
-        file = choose_lora(path, (entry.name for entry in Path(hub.path).iterdir()))
-        return LocatedLora(f"{repository}@{hub.commit}", str(Path(hub.path) / file))
-    if local.is_dir():
-        file = choose_lora(path, (entry.name for entry in local.iterdir() if entry.is_file()))
-        return LocatedLora(str(local), str(local / file))
-    if not local.is_file():
-        raise ModelError(FIELD, f"{path}: there is no such file", LORAS, "correct the path")
-    if local.suffix != SUFFIX:
-        raise pickled(path)
-    return LocatedLora(str(local), str(local))
-
-
-def pinned_files(
-    model: ModelSpec, located: LocatedModel, cache: str
-) -> tuple[str, tuple[LoraFile, ...]]:
-    """The digest of all that loading reads, and the LoRAs of it.
-
-    A file that this node has read or fetched before, and that nobody touched since, is not read.
-
-    Raises:
-        ModelError: as `locate_lora`; or a file came damaged from the hub.
-    """
-    loras = tuple(LoraFile(locate_lora(lora.path, cache).file, lora.weight) for lora in model.loras)
-    known = known_digests(Path(cache))
-
-    def digest_of(path: Path) -> str:
-        sha256 = known.of(path)
-        check_blob(path, sha256)
-        return sha256
-
-    digest = model_digest(
-        located.folder, safety_checker=model.safety_checker, loras=loras, digest_of=digest_of
-    )
-    return digest, loras
-
-
-def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = None) -> Sampler:
+def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = None) -> AnySampler:
     """The sampler of a run for this process, which is no worker.
 
     `compiled` stands in for the job's `model.compile`; None leaves it as it is.
@@ -137,8 +36,11 @@ def build_here(record: RunRecord, model_cache: str, *, compiled: bool | None = N
     return _load(record, model_cache, record.job.workers.cpus, compiled).sampler
 
 
-def build_pinned(record: RunRecord, options: WorkerOptions) -> Sampler:
-    """The sampler of a worker, from exactly the model that the run pinned.
+def build_pinned(record: RunRecord, options: WorkerOptions) -> AnySampler:
+    """The sampler of a worker, from exactly the models that the run pinned.
+
+    A model without a name is loaded. Of models with names the files are brought here and checked;
+    each is loaded when its first request comes.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -155,90 +57,67 @@ def load_pinned(record: RunRecord, options: WorkerOptions) -> LoadedModel:
 def _load(
     record: RunRecord, model_cache: str, threads: int, compiled: bool | None = None
 ) -> LoadedModel:
-    engine = record.job.model.engine
-    if engine == REHEARSAL:
-        return LoadedModel(build_sampler(REHEARSAL, ModelSource(record.model.path)), None)
+    models = record.job.every_model
+    engine = next(iter(models.values())).engine
+    if engine == REHEARSAL:  # then it is that of all
+        return LoadedModel(build_sampler(REHEARSAL, ModelSource("")), None)
+    sources, times = _sources(record, model_cache, compiled)
+    if record.job.models is None:
+        source = sources[ONLY_MODEL]
+        sampler, load_s = _timed(lambda: build_sampler(engine, source, threads=threads))
+        times = replace(times, load_s=load_s)
+        log.info(
+            "the model is ready", extra={"model": record.pinned[ONLY_MODEL].path, **asdict(times)}
+        )
+        return LoadedModel(sampler, times)
+    log.info("the files of all models are here", extra=asdict(times))
+    unloaded = {}
+    for name, source in sources.items():
+        with naming(name):
+            found = known_beforehand(models[name].engine, source, threads=threads)
+        unloaded[name] = replace(found, load=_loader(name, source, found.load))
+    return LoadedModel(SeveralModels(unloaded, free_memory), times)
+
+
+def _loader(name: str, source: ModelSource, load: Callable[[], Sampler]) -> Callable[[], Sampler]:
+    """Loads a model that has a name, which its errors tell, and logs how long that took."""
+
+    def named() -> Sampler:
+        with naming(name):
+            sampler, load_s = _timed(load)
+        about = {"model": source.path, "model_name": name, "load_s": load_s}
+        log.info("the model is ready", extra=about)
+        return sampler
+
+    return named
+
+
+def _sources(
+    record: RunRecord, model_cache: str, compiled: bool | None
+) -> tuple[dict[str, ModelSource], LoadTimes]:
+    """All models of a run, with their files on this node and checked; nothing is loaded yet."""
     with suppress(OSError):  # nothing is kept then, and every worker reads all files
         Path(model_cache).mkdir(mode=0o700, parents=True, exist_ok=True)
     began = monotonic()
-    located = _locate_pinned(record, model_cache)
+    located, sources = {}, {}
+    for name in record.job.every_model:
+        with naming(name):
+            located[name] = locate_pinned(record, name, model_cache)
     fetched = monotonic()
-    source = _checked_source(record, located, model_cache, compiled)
+    for name, found in located.items():
+        with naming(name):
+            sources[name] = checked_source(record, found, model_cache, name=name, compiled=compiled)
     checked = monotonic()
     importlib.import_module("render_farm.engine.model")  # torch and diffusers with it
-    imported = monotonic()
-    sampler = build_sampler(engine, source, threads=threads)
     times = LoadTimes(
         fetch_s=fetched - began,
         digest_s=checked - fetched,
-        libraries_s=imported - checked,
-        load_s=monotonic() - imported,
+        libraries_s=monotonic() - checked,
+        load_s=0.0,
     )
-    log.info("the model is ready", extra={"model": record.model.path, **asdict(times)})
-    return LoadedModel(sampler, times)
+    return sources, times
 
 
-def pinned_source(record: RunRecord, model_cache: str, compiled: bool | None = None) -> ModelSource:
-    """What a run says of its model, with all files on this node, as the engine takes it.
-
-    Raises:
-        ModelError: the model, or a LoRA, is not there.
-        InputError: it is another one by now.
-    """
-    return _checked_source(record, _locate_pinned(record, model_cache), model_cache, compiled)
-
-
-def _locate_pinned(record: RunRecord, model_cache: str) -> LocatedModel:
-    pinned, safety_checker = record.model, record.job.model.safety_checker
-    return locate_model(pinned.path, pinned.revision, model_cache, safety_checker=safety_checker)
-
-
-def _checked_source(
-    record: RunRecord, located: LocatedModel, model_cache: str, compiled: bool | None
-) -> ModelSource:
-    model = record.job.model
-    digest, loras = pinned_files(model, located, model_cache)
-    _check_digest(record, located, digest)
-    return ModelSource(
-        located.folder,
-        dtype=model.dtype,
-        offload=model.offload,
-        loras=loras,
-        clip_skip=model.clip_skip,
-        safety_checker=model.safety_checker,
-        compile=model.compile if compiled is None else compiled,
-        planned_images=record.plan.samples,
-        compile_cache=str(Path(model_cache) / "compiled"),
-    )
-
-
-def _fetch_lora(uri: str, cache: Path) -> Path:
-    if uri.endswith(SUFFIX):
-        folder, _, name = uri.rpartition("/")
-        store = open_store(folder)
-    else:
-        store = open_store(uri)
-        name = choose_lora(uri, (info.key for info in store.list()))
-    return fetch_store(store, cache, only=name) / name
-
-
-@contextmanager
-def _as_model_error(field: str) -> Iterator[None]:
-    """A URI that leads nowhere is the key's that names it."""
-    try:
-        yield
-    except InputError as error:
-        problem = error.problems[0]
-        raise ModelError(field, problem.value, problem.allowed, problem.fix) from error
-
-
-def _check_digest(record: RunRecord, located: LocatedModel, digest: str) -> None:
-    pinned = record.model.digest
-    if digest != pinned:
-        loras = [lora.path for lora in record.job.model.loras]
-        raise InputError.of(
-            "model.loras" if loras else "model.path",
-            " with ".join([located.folder, *loras, f"digest {digest}"]),
-            f"the model that the run pinned, with digest {pinned}",
-            "put that model back, or start a new run at another output.uri",
-        )
+def _timed(load: Callable[[], Sampler]) -> tuple[Sampler, float]:
+    began = monotonic()
+    return load(), monotonic() - began

@@ -73,7 +73,7 @@ def new_run_record(prepared: Prepared) -> RunRecord:
     return new_record(
         prepared.job,
         PinnedPrompts.of(prepared.dataset, prepared.columns),
-        prepared.model,
+        prepared.models,
         software_versions(),
         datetime.now(UTC),
     )

@@ -12,18 +12,14 @@ from render_farm.engine.folder import check_folder
 from render_farm.engine.loras import check_lora
 from render_farm.engine.preflight import check_additions, check_defaults
 from render_farm.errors import InputError, ModelError, Problem, StoreError
-from render_farm.farm.models import (
-    REHEARSAL,
-    LocatedModel,
-    locate_lora,
-    locate_model,
-    pinned_files,
-)
+from render_farm.farm.model_files import LocatedModel, locate_lora, locate_model, pinned_files
+from render_farm.farm.model_names import naming
+from render_farm.farm.models import REHEARSAL
 from render_farm.job.discover import would_find
 from render_farm.job.plan import MAX_ROWS, MAX_SHARDS, Plan, limited
 from render_farm.job.prompts import PromptDataset, survey
 from render_farm.job.resolve import map_columns
-from render_farm.job.spec import JobSpec, LoraSpec, RequestField
+from render_farm.job.spec import ONLY_MODEL, DefaultsSpec, JobSpec, ModelSpec, RequestField
 from render_farm.ledger.record import (
     PinnedModel,
 )
@@ -32,12 +28,12 @@ from render_farm.store.open import expanded, open_store
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job whose every part was found and fits; nothing has been written."""
+    """A job whose every part was found and fits, its `models` by name; nothing was written."""
 
     job: JobSpec
     dataset: PromptDataset
     columns: dict[RequestField, str]
-    model: PinnedModel
+    models: dict[str, PinnedModel]
 
 
 def prepare(job: JobSpec, model_cache: str) -> Prepared:
@@ -58,10 +54,12 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
         dataset = survey(job.prompts.path)
         _check_plan_size(dataset, job)
         columns = map_columns(job, dataset.schema)
-    model: PinnedModel | None = None
-    with _collected("model.path", problems):
-        model, loras = _prepare_model(job, model_cache)
-        job = _with(job, "model", path=model.path, loras=loras)
+    models: dict[str, PinnedModel] = {}
+    specs: dict[str, ModelSpec] = {}
+    for name, spec in job.every_model.items():
+        field = "model.path" if name == ONLY_MODEL else f"models.{name}.path"
+        with _collected(field, problems), naming(name):
+            specs[name], models[name] = _prepare_model(spec, job.defaults, model_cache)
     if dataset is not None and would_find(job.prompts.path, job.output.uri):
         problems.append(
             Problem(
@@ -71,10 +69,11 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
                 "choose another output.uri, or name the files of the dataset",
             )
         )
-    if problems or dataset is None or model is None:
+    if problems or dataset is None:
         raise InputError(tuple(problems))
     job = _with(job, "prompts", path=_absolute(job.prompts.path))
-    return Prepared(job, dataset, columns, model)
+    job = job.model_copy(update={"models": specs} if job.models else {"model": specs[ONLY_MODEL]})
+    return Prepared(job, dataset, columns, models)
 
 
 def _check_plan_size(dataset: PromptDataset, job: JobSpec) -> None:
@@ -99,13 +98,14 @@ def _absolute(path: str) -> str:
     return path.rstrip("/") if "://" in path else os.path.normpath(expanded(path).absolute())
 
 
-def _prepare_model(job: JobSpec, cache: str) -> tuple[PinnedModel, list[LoraSpec]]:
-    """What the run pins of the model, and its LoRAs under names that mean the same anywhere."""
-    model = job.model
+def _prepare_model(
+    model: ModelSpec, defaults: DefaultsSpec, cache: str
+) -> tuple[ModelSpec, PinnedModel]:
+    """The model with paths that mean the same anywhere, and what the run pins of it."""
     if model.engine == REHEARSAL:
-        if problems := check_defaults(job.defaults, None):
+        if problems := check_defaults(defaults, None):
             raise InputError(tuple(problems))
-        return PinnedModel(path=model.path, revision=None, digest=None), model.loras
+        return model, PinnedModel(path=model.path, revision=None, digest=None)
     problems = []
     loras = []
     for lora in model.loras:
@@ -119,13 +119,15 @@ def _prepare_model(job: JobSpec, cache: str) -> tuple[PinnedModel, list[LoraSpec
             model.path, model.revision, cache, safety_checker=model.safety_checker
         )
         facts = check_folder(located.folder, safety_checker=model.safety_checker)
-        problems += check_defaults(job.defaults, facts)
+        problems += check_defaults(defaults, facts)
         problems += check_additions(len(model.loras), model.clip_skip, facts)
         choose_engine(model.engine, facts, model.offload)
     if problems or located is None:
         raise InputError(tuple(problems))
-    digest, _files = pinned_files(model.model_copy(update={"loras": loras}), located, cache)
-    return PinnedModel(path=located.path, revision=located.revision, digest=digest), loras
+    whole = model.model_copy(update={"path": located.path, "loras": loras})
+    digest, _files = pinned_files(whole, located, cache)
+    pinned = PinnedModel(path=located.path, revision=located.revision, digest=digest)
+    return whole, pinned
 
 
 @contextmanager

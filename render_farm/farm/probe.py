@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-from render_farm.engine.sampler import Rendered, Sampler
+from render_farm.engine.sampler import Rendered
+from render_farm.engine.several import Models, as_models
 from render_farm.errors import InputError, RowError
 from render_farm.farm.models import build_here
 from render_farm.farm.opening import new_run_record
@@ -48,8 +49,8 @@ def probe_job(prepared: Prepared, samples: int, model_cache: str) -> Measured:
         InputError: none of the rows that were tried can be rendered.
     """
     record = new_run_record(prepared)
-    sampler = build_here(record, model_cache)
-    requests = _requests(record, sampler, samples)
+    models = as_models(build_here(record, model_cache))
+    requests = _requests(record, models, samples)
     if not requests:
         raise InputError.of(
             "prompts.path",
@@ -57,22 +58,23 @@ def probe_job(prepared: Prepared, samples: int, model_cache: str) -> Measured:
             "rows that can be rendered among the first",
             "look at them with validate, or correct the defaults",
         )
-    _render(sampler, record, requests[:1])
+    first_of_each = {request.model: request for request in reversed(requests)}
+    _render(models, record, list(first_of_each.values()))
     started = time.perf_counter()
-    rendered, size = _render(sampler, record, requests)
+    rendered, size = _render(models, record, requests)
     elapsed = time.perf_counter() - started
     if not rendered:
-        raise InputError.of(
-            "model.path", prepared.job.model.path, "a model that renders", "see the log"
-        )
-    return Measured(rendered, elapsed / rendered, size / rendered, sampler.info.device)
+        paths = ", ".join(model.path for model in prepared.job.every_model.values())
+        field = "model.path" if prepared.job.models is None else "models"
+        raise InputError.of(field, paths, "a model that renders", "see the log")
+    return Measured(rendered, elapsed / rendered, size / rendered, models.device)
 
 
-def _requests(record: RunRecord, sampler: Sampler, samples: int) -> list[RenderRequest]:
+def _requests(record: RunRecord, models: Models, samples: int) -> list[RenderRequest]:
     reader = ShardReader(record.prompts.dataset())
     requests: list[RenderRequest] = []
     for shard in islice(record.make_plan(), 8):
-        requests += _requests_of(shard, record, reader, sampler)
+        requests += _requests_of(shard, record, reader, models)
         if len(requests) >= samples:
             break
     reader.close()
@@ -80,24 +82,25 @@ def _requests(record: RunRecord, sampler: Sampler, samples: int) -> list[RenderR
 
 
 def _requests_of(
-    shard: Shard, record: RunRecord, reader: ShardReader, sampler: Sampler
+    shard: Shard, record: RunRecord, reader: ShardReader, models: Models
 ) -> Iterator[RenderRequest]:
     file, mapping = record.prompts.files[shard.file].path, record.prompts.request_columns()
     for row in rows_of(reader.read(shard), shard, file, mapping):
         try:
             resolved = resolve_row(row, record.job, mapping)
             for request in resolved:
-                sampler.check(request)
+                models.check(request)
         except RowError:
             continue
         yield from resolved
 
 
-def _render(sampler: Sampler, record: RunRecord, requests: list[RenderRequest]) -> tuple[int, int]:
+def _render(models: Models, record: RunRecord, requests: list[RenderRequest]) -> tuple[int, int]:
     """Samples rendered and bytes encoded."""
     job, count, size = record.job, 0, 0
-    ordered = sorted(requests, key=lambda request: (request.width, request.height))
-    for (width, height), group in groupby(ordered, key=lambda r: (r.width, r.height)):
+    ordered = sorted(requests, key=lambda request: request.kind)
+    for (model, width, height), group in groupby(ordered, key=lambda request: request.kind):
+        sampler = models.sampler(model)
         batch = job.workers.batch_size
         batch = sampler.default_batch_size(width, height) if batch == "auto" else batch
         for outcome in sampler.render(group, batch):

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from render_farm import __version__
-from render_farm.engine.sampler import Refused, Rendered, SamplerInfo
+from render_farm.engine.sampler import Refused, Rendered
+from render_farm.engine.several import Models
 from render_farm.errors import RowError
 from render_farm.job.request import RenderRequest, Row
-from render_farm.job.spec import RequestField
+from render_farm.job.spec import ONLY_MODEL, RequestField
 from render_farm.ledger.record import RunRecord
 from render_farm.output.metadata import SampleRecord
 
@@ -20,7 +21,7 @@ class Scribe:
     """Writes the metadata of one worker's samples."""
 
     run: RunRecord
-    info: SamplerInfo
+    models: Models
     worker: str
 
     def done(self, outcome: Rendered, measured: tuple[float, float], now: datetime) -> SampleRecord:
@@ -36,7 +37,7 @@ class Scribe:
             batch_shape=outcome.batch_shape,
             render_s=outcome.render_s,
             **_parameters(outcome.request),
-            **self._provenance(now),
+            **self._provenance(outcome.request.model, now),
         )
 
     def refused(self, outcome: Refused, now: datetime) -> SampleRecord:
@@ -46,13 +47,16 @@ class Scribe:
             error_type=outcome.error_type,
             error=outcome.error,
             **_parameters(outcome.request),
-            **self._provenance(now),
+            **self._provenance(outcome.request.model, now),
         )
 
     def unresolved(self, row: Row, error: RowError, now: datetime) -> SampleRecord:
         """A row whose values cannot be used; they are recorded as far as columns can hold them."""
         mapping: dict[RequestField, str] = self.run.prompts.request_columns()
         values = {field: row.columns[column] for field, column in mapping.items()}
+        model = values.pop("model", None)
+        if model is None:
+            model = ONLY_MODEL if self.run.job.models is None else self.run.job.defaults.model
         given = {k: None if isinstance(v, Exception) else v for k, v in values.items()}
         if given.get("id") is not None:
             given["id"] = str(given["id"])
@@ -62,16 +66,18 @@ class Scribe:
             error_type=error.error_type,
             error=error.message,
             **given,
-            **self._provenance(now),
+            **self._provenance(model, now),
         )
 
-    def _provenance(self, now: datetime) -> dict[str, Any]:
+    def _provenance(self, model: Any, now: datetime) -> dict[str, Any]:
+        """Where a sample is from; of a `model` that there is not nothing is known."""
+        pinned = self.run.pinned.get(model)
         return {
-            "model": self.run.model.path,
-            "revision": self.run.model.revision,
-            "dtype": self.info.dtype,
+            "model": pinned.path if pinned else None,
+            "revision": pinned.revision if pinned else None,
+            "dtype": self.models.info(model).dtype if pinned else None,
             "worker": self.worker,
-            "device": self.info.device,
+            "device": self.models.device,
             "created_at": now,
             "render_farm_version": __version__,
         }

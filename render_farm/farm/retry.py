@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 from render_farm.errors import InputError
 from render_farm.job.prompts import survey
-from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec, RequestField
+from render_farm.job.resolve import request_fields
+from render_farm.job.spec import JobSpec, OutputSpec, PromptsSpec
 from render_farm.ledger import keys
 from render_farm.ledger.cancel import cancel_run, is_cancelled
 from render_farm.ledger.quarantine import Errors, done_origins, read_rejected, write_rows
@@ -96,8 +96,8 @@ def _chosen(
 def _child_job(record: RunRecord, uri: str, number: int) -> JobSpec:
     """The parent's job on the child's dataset, with the parent's mapping spelled out."""
     mapping = record.prompts.request_columns()
-    columns = {field: mapping.get(field) for field in get_args(RequestField)}
     job = record.job
+    columns = {field: mapping.get(field) for field in request_fields(job)}
     return job.model_copy(
         update={
             "name": f"{job.name} retry {number}"[-200:],

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from render_farm.engine.sampler import Refused, Rendered, Sampler
+from render_farm.engine.several import Models
 from render_farm.errors import DeviceLost, OutOfMemory
 from render_farm.farm.attempt import Attempt
-from render_farm.farm.backlog import Backlog, Size, Ticket
+from render_farm.farm.backlog import Backlog, Ticket
 from render_farm.farm.flagged import judged
 from render_farm.farm.in_flight import NOTHING, Following
-from render_farm.job.request import RenderRequest
+from render_farm.job.request import Kind, RenderRequest
 from render_farm.job.rerolls import rerolled
 from render_farm.job.spec import OnFlagged
 from render_farm.ledger.shapes import adopt_shape, lower_shape
@@ -40,31 +41,31 @@ class EngineTime:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """What of one shard and size waits in the backlog."""
+    """What of one shard and kind waits in the backlog."""
 
     backlog: Backlog[Attempt]
     attempt: Attempt
-    size: Size
+    kind: Kind
 
     def __len__(self) -> int:
-        return self.backlog.count(self.attempt, self.size)
+        return self.backlog.count(self.attempt, self.kind)
 
     def first(self, most: int) -> list[RenderRequest]:
-        return self.backlog.ahead(self.attempt, self.size, most)
+        return self.backlog.ahead(self.attempt, self.kind, most)
 
 
 @dataclass(slots=True)
 class Stream:
     """Feeds what waits in the backlog to the sampler and tells what becomes of each sample.
 
-    Samples of one size are rendered together, whatever shard they are of, and slots that become
+    Samples of one kind are rendered together, whatever shard they are of, and slots that become
     free are refilled across the borders of shards. A sample that is to be rendered again goes back
     to the end of its shard. `decided` gets every sample once, with its verdict; `failed` the shards
     that had something in the engine when it failed, and why.
     """
 
     store: Store
-    sampler: Sampler
+    models: Models
     backlog: Backlog[Attempt]
     stopping: threading.Event
     batch_size: int | Literal["auto"]
@@ -73,7 +74,7 @@ class Stream:
     failed: Callable[[list[Attempt], Exception], None]
     meter: EngineTime = field(default_factory=EngineTime)
     clock: Clock = time.perf_counter
-    _batches: dict[Size, int] = field(init=False, default_factory=dict)
+    _batches: dict[Kind, int] = field(init=False, default_factory=dict)
     _taken: dict[str, Ticket[Attempt]] = field(init=False, default_factory=dict)
 
     def run(self, *, wait: bool) -> None:
@@ -97,17 +98,18 @@ class Stream:
 
     def _render(self, first: Ticket[Attempt]) -> None:
         """Render what shares batches with `first`, or `first` alone."""
-        size = first.request.width, first.request.height
-        batch = self._batch(size, first.owner)
-        requests = self._alone(first, size) if first.alone else self._of_size(size, batch)
-        outcomes = self.sampler.render(requests, batch)
+        kind = first.request.kind
+        sampler = self.models.sampler(kind.model)
+        batch = self._batch(kind, first.owner, sampler)
+        requests = self._alone(first, kind) if first.alone else self._of_kind(kind, batch)
+        outcomes = sampler.render(requests, batch)
         try:
             while (outcome := self._next(outcomes)) is not None:
                 self._answered(outcome)
                 if self.stopping.is_set():
                     return
         except OutOfMemory as error:
-            self._halve(size, batch, error)
+            self._halve(kind, batch, error)
 
     def _next(self, outcomes: Iterator[Rendered | Refused]) -> Rendered | Refused | None:
         began_s = self.clock()
@@ -115,38 +117,38 @@ class Stream:
         self.meter.busy_s += self.clock() - began_s
         return outcome
 
-    def _of_size(self, size: Size, batch: int) -> Iterator[RenderRequest]:
-        """Requests of a size; ends early where a shard knows of a smaller batch."""
-        while not self.stopping.is_set() and (ticket := self.backlog.take(size)) is not None:
+    def _of_kind(self, kind: Kind, batch: int) -> Iterator[RenderRequest]:
+        """Requests of a kind; ends early where a shard knows of a smaller batch."""
+        while not self.stopping.is_set() and (ticket := self.backlog.take(kind)) is not None:
             attempt = ticket.owner
-            if attempt.shapes.get(size, batch) < batch:
+            if attempt.shapes.get(kind, batch) < batch:
                 self.backlog.put_back([ticket])
                 return
-            yield self._handed_out(ticket, size, batch)
+            yield self._handed_out(ticket, kind, batch)
 
-    def _alone(self, first: Ticket[Attempt], size: Size) -> Iterator[RenderRequest]:
+    def _alone(self, first: Ticket[Attempt], kind: Kind) -> Iterator[RenderRequest]:
         ticket = self.backlog.take_alone(first.owner)
         if ticket is not None:
-            yield self._handed_out(ticket, size, 1)
+            yield self._handed_out(ticket, kind, 1)
 
-    def _handed_out(self, ticket: Ticket[Attempt], size: Size, batch: int) -> RenderRequest:
+    def _handed_out(self, ticket: Ticket[Attempt], kind: Kind, batch: int) -> RenderRequest:
         """The request of a ticket, once it is noted as in flight."""
         began_s = self.clock()
         attempt = ticket.owner
-        following: Following = NOTHING if ticket.alone else _Waiting(self.backlog, attempt, size)
+        following: Following = NOTHING if ticket.alone else _Waiting(self.backlog, attempt, kind)
         attempt.begun = True
         attempt.flight.take(ticket.request, following, batch)
         self._taken[ticket.request.key] = ticket
         if not ticket.alone and len(following) <= batch:
-            self._prepare_next(attempt, size, batch)
+            self._prepare_next(attempt, kind, batch)
         self.meter.busy_s -= self.clock() - began_s
         return rerolled(ticket.request, ticket.reroll)
 
-    def _prepare_next(self, attempt: Attempt, size: Size, batch: int) -> None:
+    def _prepare_next(self, attempt: Attempt, kind: Kind, batch: int) -> None:
         """The shard is nearly all handed out: the first note on the next one is sent."""
-        coming = self.backlog.next_owner(attempt, size)
+        coming = self.backlog.next_owner(attempt, kind)
         if coming is not None:
-            coming.flight.prepare(_Waiting(self.backlog, coming, size), batch)
+            coming.flight.prepare(_Waiting(self.backlog, coming, kind), batch)
 
     def _answered(self, outcome: Rendered | Refused) -> None:
         ticket = self._taken.pop(outcome.request.key)
@@ -165,7 +167,7 @@ class Stream:
         else:
             self.decided(ticket.owner, verdict)
 
-    def _halve(self, size: Size, batch: int, error: OutOfMemory) -> None:
+    def _halve(self, kind: Kind, batch: int, error: OutOfMemory) -> None:
         """Go on with half the batch; a row that does not fit alone never will."""
         tickets = self._interrupted()
         if batch == 1 and tickets:
@@ -173,7 +175,7 @@ class Stream:
             request = rerolled(too_large.request, too_large.reroll)
             self._decide(too_large, Refused(request, "out_of_memory", error.message))
         else:
-            self._batches[size] = lower_shape(self.store, self.sampler.info.device, size, batch)
+            self._batches[kind] = lower_shape(self.store, self.models.device, kind, batch)
         self.backlog.put_back(tickets)
 
     def _interrupted(self) -> list[Ticket[Attempt]]:
@@ -186,23 +188,26 @@ class Stream:
 
     def _fail(self, first: Ticket[Attempt], error: Exception) -> None:
         concerned = _owners(self._interrupted()) or [first.owner]
+        for attempt in concerned:  # nothing more of them is to be rendered
+            self.backlog.remove(attempt)
         self.failed(concerned, error)
 
-    def _batch(self, size: Size, attempt: Attempt) -> int:
+    def _batch(self, kind: Kind, attempt: Attempt, sampler: Sampler) -> int:
         """The batch size in force; it only ever goes down."""
-        known = [n for n in (self._batches.get(size), attempt.shapes.get(size)) if n is not None]
+        known = [n for n in (self._batches.get(kind), attempt.shapes.get(kind)) if n is not None]
         if known:
-            self._batches[size] = min(known)
+            self._batches[kind] = min(known)
         else:
-            device = self.sampler.info.device
-            self._batches[size] = adopt_shape(
-                self.store, device, size, lambda: self._first_batch(size)
+            self._batches[kind] = adopt_shape(
+                self.store, self.models.device, kind, lambda: self._first_batch(kind, sampler)
             )
-        return self._batches[size]
+        return self._batches[kind]
 
-    def _first_batch(self, size: Size) -> int:
+    def _first_batch(self, kind: Kind, sampler: Sampler) -> int:
         chosen = self.batch_size
-        return self.sampler.default_batch_size(*size) if chosen == "auto" else chosen
+        if chosen != "auto":
+            return chosen
+        return sampler.default_batch_size(kind.width, kind.height)
 
 
 def _owners(tickets: list[Ticket[Attempt]]) -> list[Attempt]:

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from render_farm.engine.sampler import Refused, Rendered, Sampler
+from render_farm.engine.sampler import Refused, Rendered
+from render_farm.engine.several import AnySampler, as_models
 from render_farm.errors import (
     DeviceLost,
     InputError,
@@ -50,7 +51,7 @@ from render_farm.store.open import open_store
 
 log = logging.getLogger(__name__)
 
-SamplerBuilder = Callable[[RunRecord, WorkerOptions], Sampler]
+SamplerBuilder = Callable[[RunRecord, WorkerOptions], AnySampler]
 
 
 class ShardWorker:
@@ -61,14 +62,14 @@ class ShardWorker:
     """
 
     def __init__(
-        self, options: WorkerOptions, store: Store, record: RunRecord, sampler: Sampler
+        self, options: WorkerOptions, store: Store, record: RunRecord, sampler: AnySampler
     ) -> None:
         self.options = options
         self.stopping = threading.Event()
         self.meter = EngineTime()
         self._store = CountingStore(store)
         self._record = record
-        self._sampler = sampler
+        self._models = as_models(sampler)
         self._plan = record.make_plan()
         self._reader = ShardReader(record.prompts.dataset())
         self._pace = Pace(time.monotonic)
@@ -117,7 +118,7 @@ class ShardWorker:
         """What renders the attempts in a backlog with this worker's engine."""
         return Stream(
             store=self._store,
-            sampler=self._sampler,
+            models=self._models,
             backlog=backlog,
             stopping=self.stopping,
             batch_size=self._record.job.workers.batch_size,
@@ -150,7 +151,7 @@ class ShardWorker:
         try:
             attempt.flight.landed()
             files = attempt.write()
-            receipt = receipt_of(attempt, files, self._sampler.info.versions)
+            receipt = receipt_of(attempt, files, dict(self._models.versions))
             tally = self.tallies.with_own(attempt.assignment).plus(receipt)
             halt = over_limit(tally, self.options.max_quarantined)
             if halt is not None:
@@ -203,14 +204,14 @@ class ShardWorker:
             slot=self.options.worker,
             assignment=assignment,
             shard=self._plan.shard(assignment.shard),
-            scribe=Scribe(self._record, self._sampler.info, process_name()),
+            scribe=Scribe(self._record, self._models, process_name()),
             store=self._store,
             pace=self._pace,
             errand=errand,
         )
         try:
-            attempt.resolve(self._reader.read(attempt.shard), self._sampler)
-            attempt.shapes = settled_shapes(self._store, self._sampler.info.device, attempt.sizes())
+            attempt.resolve(self._reader.read(attempt.shard), self._models)
+            attempt.shapes = settled_shapes(self._store, self._models.device, attempt.kinds())
         except BaseException:
             attempt.discard()
             raise

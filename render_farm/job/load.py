@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +14,11 @@ from pydantic_core import ErrorDetails
 
 from render_farm.errors import InputError, Problem, first_line, shown
 from render_farm.job.job_text import read_text
-from render_farm.job.spec import JobSpec, PromptsSpec, RequestField
+from render_farm.job.model_choice import choice_problems
+from render_farm.job.spec import JobSpec, ModelSpec, PromptsSpec, RequestField
 
 MOST_PROBLEMS = 50
+MODEL_NAMES = "names of at most 64 letters, digits, dots, hyphens and underscores"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -79,10 +81,14 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
 
 def parse_job(document: Mapping[str, Any]) -> JobSpec:
     """Check a job that is already a mapping. Raises: `InputError` with every mistake found."""
+    chosen_wrong = tuple(choice_problems(document))
     try:
-        return JobSpec.model_validate(dict(document))
+        job = JobSpec.model_validate(dict(document))
     except ValidationError as error:
-        raise InputError(tuple(_problems(error))) from error
+        raise InputError((*_problems(error), *chosen_wrong)) from error
+    if chosen_wrong:
+        raise InputError(chosen_wrong)
+    return job
 
 
 def override_job(job: JobSpec, overrides: Sequence[str]) -> JobSpec:
@@ -139,7 +145,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
     except _YAML_ERRORS as error:
         raise InputError.of("--set", override, "a YAML value", "quote the value") from error
     section = document
-    for key in keys[:-1]:
+    for key in _sections(document, keys[:-1]):
         inner = section.get(key)
         if inner is None:
             inner = section[key] = {}
@@ -147,6 +153,18 @@ def _apply(document: dict[str, Any], override: str) -> None:
             raise InputError.of("--set", override, "a key of the job file", f"{key} has no keys")
         section = inner
     section[keys[-1]] = value
+
+
+def _sections(document: Mapping[str, Any], keys: list[str]) -> Iterator[str]:
+    """The sections on the way to a key; names of models may hold dots themselves."""
+    section: object = document
+    while keys:
+        inside = section if isinstance(section, Mapping) else {}
+        whole = (end for end in range(len(keys), 1, -1) if ".".join(keys[:end]) in inside)
+        end = next(whole, 1)
+        key, keys = ".".join(keys[:end]), keys[end:]
+        section = inside.get(key)
+        yield key
 
 
 def _problems(error: ValidationError) -> list[Problem]:
@@ -174,6 +192,9 @@ def _problem(detail: ErrorDetails) -> Problem:
         return Problem(field, "unknown key", ", ".join(known), fix)
     if detail["type"] == "missing":
         return Problem(field, "missing", description, f"add {field} to the job file")
+    if detail["loc"][-1] == "[key]" and model is ModelSpec:
+        name = shown(detail["input"])
+        return Problem(f"models.{name}", name, description, "give the model another name")
     if detail["loc"][-1] == "[key]":
         fields = list(get_args(RequestField))
         near = difflib.get_close_matches(keys[-1][:100], fields, n=1)
@@ -213,6 +234,11 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], str
             keys.append(str(part))
             description = "the name of a column, or null to switch the field's column off"
             break
+        if keys == ["models"]:
+            keys.append(str(part))
+            named = "[key]" in loc
+            description = MODEL_NAMES if named else str(JobSpec.model_fields["model"].description)
+            continue
         if isinstance(part, int):
             keys[-1] += f"[{part}]"
             description = "the keys " + ", ".join(model.model_fields)
@@ -222,11 +248,17 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], str
         if field is None:
             break
         description = field.description or description
-        items = get_args(field.annotation)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-        elif len(items) == 1 and isinstance(items[0], type) and issubclass(items[0], BaseModel):
-            model = items[0]
+        section = _section(field.annotation)
+        if section is not None:
+            model = section
         elif field is not PromptsSpec.model_fields["columns"]:
             break
     return keys, model, description
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: alone or with nothing else, in a list, under names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [_section(part) for part in get_args(annotation)]
+    return next((section for section in found if section is not None), None)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from render_farm.job.spec import ONLY_MODEL
 
 
 def sample_key(row: int, sample: int) -> str:
     """The name of a sample in the result: row, nine digits, and sample, two."""
     return f"{row:09d}_{sample:02d}"
+
+
+class Kind(NamedTuple):
+    """What samples must share to be rendered together: the model's name, and the size in px."""
+
+    model: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,8 @@ class RenderRequest:
 
     `row` is the row's ordinal in the whole dataset, `sample` counts the images of that row from
     0, `seed` is in 0…2^63−1 and belongs to this sample alone. `width` and `height` are pixels.
-    `scheduler` is ``model`` or a name of `render_farm.engine.schedulers`.
+    `scheduler` is ``model`` or a name of `render_farm.engine.schedulers`. `model` is a name among
+    the job's models, `ONLY_MODEL` where it has one without a name.
     """
 
     row: int
@@ -32,6 +43,12 @@ class RenderRequest:
     steps: int
     guidance_scale: float
     scheduler: str
+    model: str = ONLY_MODEL
+
+    @property
+    def kind(self) -> Kind:
+        """What a sample must share with this one to be rendered together with it."""
+        return Kind(self.model, self.width, self.height)
 
     @property
     def key(self) -> str:

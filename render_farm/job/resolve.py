@@ -10,10 +10,11 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from render_farm.errors import InputError, Problem, RowError, shown
+from render_farm.job.model_choice import shown_names
 from render_farm.job.request import RenderRequest, Row
 from render_farm.job.schema import listed
 from render_farm.job.seeds import SEED_LIMIT, RowKey, row_key, sample_seed
-from render_farm.job.spec import DefaultsSpec, JobSpec, RequestField
+from render_farm.job.spec import ONLY_MODEL, DefaultsSpec, JobSpec, RequestField
 
 MAX_TEXT = 100_000
 """Characters of a prompt; longer ones are no prompts, and no tokenizer reads that far."""
@@ -26,19 +27,20 @@ JOB_SEED_COLUMN = "rf_job_seed"
 ROW_COLUMN = "rf_row"
 """Columns of a quarantine file: with them its rows keep their pictures in another run."""
 
-_TEXT_FIELDS = frozenset({"prompt", "negative_prompt", "scheduler"})
+_TEXT_FIELDS = frozenset({"prompt", "negative_prompt", "scheduler", "model"})
 
 
 def map_columns(job: JobSpec, schema: pa.Schema) -> dict[RequestField, str]:
     """Which column gives which request field: as the job says, else the column of that name.
 
     Raises:
-        InputError: a named column is not there, a column's type cannot give its field, no prompt.
+        InputError: a named column is not there, a column's type cannot give its field, no prompt,
+            nothing that chooses between several models.
     """
     mapping: dict[RequestField, str] = {}
     problems: list[Problem] = []
     names = listed(schema.names)
-    for field in get_args(RequestField):
+    for field in request_fields(job):
         named = field in job.prompts.columns
         column = job.prompts.columns.get(field) if named else field
         if column is None:
@@ -64,15 +66,37 @@ def map_columns(job: JobSpec, schema: pa.Schema) -> dict[RequestField, str]:
                 "map it, as in columns: {prompt: caption}",
             )
         )
-    problems += _origin_problems(schema)
+    problems += _choice_problems(job, mapping) + _origin_problems(schema)
     if problems:
         raise InputError(tuple(problems))
     return mapping
 
 
+def request_fields(job: JobSpec) -> tuple[RequestField, ...]:
+    """The fields that columns can give in this job: the model where there are several."""
+    fields: tuple[RequestField, ...] = get_args(RequestField)
+    return fields if job.models else tuple(field for field in fields if field != "model")
+
+
+def _choice_problems(job: JobSpec, mapping: Mapping[RequestField, str]) -> list[Problem]:
+    if not job.models or "model" in mapping or job.defaults.model is not None:
+        return []
+    return [
+        Problem(
+            "defaults.model",
+            "missing, and no column gives the model",
+            shown_names(job.models),
+            "name one of them, or the column that does: columns: {model: checkpoint}",
+        )
+    ]
+
+
 def carried_columns(schema: pa.Schema, mapping: Mapping[RequestField, str]) -> list[str]:
-    """The columns that give no request field: they go into the result unchanged."""
-    used = set(mapping.values())
+    """The columns that go into the result unchanged: those that give no request field.
+
+    The one that names the model is carried as well, since the metadata hold the model's path.
+    """
+    used = {column for field, column in mapping.items() if field != "model"}
     return [name for name in schema.names if name not in used]
 
 
@@ -93,6 +117,7 @@ def resolve_row(row: Row, job: JobSpec, mapping: Mapping[RequestField, str]) -> 
     height = _whole("height", given.get("height"), defaults, 1)
     steps = _whole("steps", given.get("steps"), defaults, 1)
     guidance_scale = _number("guidance_scale", given.get("guidance_scale"), defaults)
+    model = _model(given.get("model"), job)
     seed = given.get("seed")
     row_seed = None if seed is None else _seed(seed)
     return [
@@ -108,6 +133,7 @@ def resolve_row(row: Row, job: JobSpec, mapping: Mapping[RequestField, str]) -> 
             steps=steps,
             guidance_scale=guidance_scale,
             scheduler=scheduler,
+            model=model,
         )
         for sample in range(defaults.samples)
     ]
@@ -213,6 +239,17 @@ def _text(field: str, value: Any, defaults: DefaultsSpec | None) -> str:
     if len(value) > MAX_TEXT:
         raise _wrong(field, value, f"at most {MAX_TEXT} characters")
     return value
+
+
+def _model(value: Any, job: JobSpec) -> str:
+    if not job.models:
+        return ONLY_MODEL
+    name = job.defaults.model if value is None else value
+    if not isinstance(name, str) or name not in job.models:
+        raise RowError(
+            "unknown_model", f"model is {shown(name)}; allowed: {shown_names(job.models)}"
+        )
+    return name
 
 
 def _whole(field: str, value: Any, defaults: DefaultsSpec, least: int) -> int:

@@ -21,14 +21,30 @@ RequestField = Literal[
     "steps",
     "guidance_scale",
     "scheduler",
+    "model",
 ]
-"""The parameters of a request that a column of the dataset can give, row by row."""
+"""The parameters of a request that a column of the dataset can give, row by row.
+
+`model` is one only where a job has several.
+"""
 
 NonEmpty = Annotated[
     str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")
 ]
 MAX_SIDE_PX = 8192
 MAX_GUIDANCE = 100
+
+
+MODEL_NAME = r"[A-Za-z0-9._-]{1,64}"
+ModelName = Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}$")]
+MOST_MODELS = 32
+ONLY_MODEL = ""
+"""What requests call the model of a job that has one, without a name."""
+
+
+def is_absent(value: object) -> bool:
+    """What a job does not have is not written either: `run.json` stays as it was without it."""
+    return value is None
 
 
 class Section(BaseModel):
@@ -109,6 +125,9 @@ class DefaultsSpec(Section):
     samples: int = Field(
         default=1, ge=1, le=100, description="a whole number of images per row, 1 to 100"
     )
+    model: ModelName | None = Field(
+        default=None, exclude_if=is_absent, description="the name of one of the models"
+    )
 
 
 class OutputSpec(Section):
@@ -188,14 +207,23 @@ class JobSpec(Section):
         description="a text of 1 to 200 characters"
     )
     prompts: PromptsSpec = Field(description="the keys path, columns, limit")
-    model: ModelSpec = Field(
+    model: ModelSpec | None = Field(
+        default=None,
+        exclude_if=is_absent,
         description="the keys path, revision, dtype, engine, offload, loras, clip_skip, compile, "
-        "safety_checker"
+        "safety_checker",
+    )
+    models: Annotated[dict[ModelName, ModelSpec], Field(min_length=1, max_length=MOST_MODELS)] | (
+        None
+    ) = Field(
+        default=None,
+        exclude_if=is_absent,
+        description=f"1 to {MOST_MODELS} names, each with the keys of model",
     )
     defaults: DefaultsSpec = Field(
         default_factory=DefaultsSpec,
         description="the keys negative_prompt, width, height, steps, guidance_scale, scheduler, "
-        "samples",
+        "samples, model",
     )
     seed: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="a whole number, 0 to 2^63-1")
     output: OutputSpec = Field(description="the keys uri, container, image, quality")
@@ -207,3 +235,11 @@ class JobSpec(Section):
         default_factory=LimitsSpec,
         description="the keys attempts, max_quarantined, on_flagged, stalled_after_s",
     )
+
+    @property
+    def every_model(self) -> dict[str, ModelSpec]:
+        """The models by name; the only one of a job without names is called `ONLY_MODEL`."""
+        if self.models is not None:
+            return self.models
+        assert self.model is not None  # `parse_job` has seen to it
+        return {ONLY_MODEL: self.model}

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from render_farm.errors import InputError, NotFound, Problem, shown
 from render_farm.job.plan import Plan, limited
 from render_farm.job.prompts import PromptDataset, PromptFile
-from render_farm.job.spec import JobSpec, RequestField
+from render_farm.job.spec import ONLY_MODEL, JobSpec, RequestField, is_absent
 from render_farm.ledger import keys
 from render_farm.ledger.receipt import LedgerModel
 from render_farm.ledger.settle import settle
@@ -102,9 +102,18 @@ class RunRecord(LedgerModel):
     created_at: datetime
     job: JobSpec
     prompts: PinnedPrompts
-    model: PinnedModel
+    model: PinnedModel | None = Field(default=None, exclude_if=is_absent)
+    models: dict[str, PinnedModel] | None = Field(default=None, exclude_if=is_absent)
     plan: PlanSize
     versions: dict[str, str]
+
+    @property
+    def pinned(self) -> dict[str, PinnedModel]:
+        """The models by name, as `JobSpec.every_model` has them."""
+        if self.models is not None:
+            return self.models
+        assert self.model is not None
+        return {ONLY_MODEL: self.model}
 
     def make_plan(self) -> Plan:
         rows = [file.rows for file in self.prompts.files]
@@ -114,18 +123,19 @@ class RunRecord(LedgerModel):
 def new_record(
     job: JobSpec,
     prompts: PinnedPrompts,
-    model: PinnedModel,
+    models: dict[str, PinnedModel],
     versions: dict[str, str],
     now: datetime,
 ) -> RunRecord:
-    """A record for a run that does not exist yet."""
+    """A record for a run that does not exist yet, with its `models` by name."""
     plan = Plan(limited([file.rows for file in prompts.files], job.prompts.limit), job.shards.rows)
     return RunRecord(
         token=secrets.token_hex(16),
         created_at=now,
         job=job,
         prompts=prompts,
-        model=model,
+        model=models.get(ONLY_MODEL),
+        models=None if ONLY_MODEL in models else models,
         plan=PlanSize(rows=plan.rows, samples=plan.rows * job.defaults.samples, shards=plan.shards),
         versions=versions,
     )
@@ -171,8 +181,12 @@ def create_record(store: Store, record: RunRecord) -> RunRecord:
 
 
 def compare(existing: RunRecord, wanted: RunRecord) -> list[Problem]:
-    """Where two records pin different things; free keys are not compared."""
+    """Where two records pin different things; free keys are not compared.
+
+    Models that only one of them has are told by their names alone.
+    """
     before, after = _pinned(existing), _pinned(wanted)
+    common = before.keys() & after.keys()
     return [
         Problem(
             field,
@@ -182,23 +196,29 @@ def compare(existing: RunRecord, wanted: RunRecord) -> list[Problem]:
         )
         for field in sorted(before.keys() | after.keys())
         if before.get(field) != after.get(field)
+        and (field in common or field == "models" or not field.startswith("model"))
     ]
 
 
 def _pinned(record: RunRecord) -> dict[str, Any]:
     """Field by field what a run pins, flat, under the names of the job file."""
     job = record.job.model_dump()
+    models = job.pop("models", {})
     flat = {
         f"{section}.{key}": value
-        for section, values in job.items()
+        for section, values in (*job.items(), *((f"models.{n}", m) for n, m in models.items()))
         if isinstance(values, dict)
         for key, value in values.items()
         if not is_free(f"{section}.{key}")
     }
     flat["seed"] = job["seed"]
     flat["prompts.columns"] = dict(record.prompts.columns)
-    flat["model.revision"] = record.model.revision
-    flat["model (digest)"] = record.model.digest
+    if models:
+        flat["models"] = sorted(models)
+    for name, pinned in record.pinned.items():
+        model = f"models.{name}" if models else "model"
+        flat[f"{model}.revision"] = pinned.revision
+        flat[f"{model} (digest)"] = pinned.digest
     files = record.prompts.files
     flat["prompts (files)"] = [(f.path, f.rows, f.size_bytes, f.sha256) for f in files]
     return flat

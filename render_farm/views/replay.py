@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from render_farm.engine.sampler import Refused, Sampler, parse_batch_shape
+from render_farm.engine.sampler import Refused, parse_batch_shape
+from render_farm.engine.several import AnySampler, Models, as_models
 from render_farm.errors import RowError
 from render_farm.job.prompts import ShardReader
 from render_farm.job.request import RenderRequest
@@ -46,7 +47,7 @@ class Replay:
 
 
 def replay_samples(
-    store: Store, record: RunRecord, count: int, build: Callable[[bool], Sampler]
+    store: Store, record: RunRecord, count: int, build: Callable[[bool], AnySampler]
 ) -> list[Replay]:
     """Render up to `count` samples, spread over the run, from the input at their recorded shape.
 
@@ -58,13 +59,13 @@ def replay_samples(
     those that the samples were made with.
     """
     chosen = pick_samples(store, record, count)
-    built = cache(build)
+    built = cache(lambda compiled: as_models(build(compiled)))
     with closing(ShardReader(record.prompts.dataset())) as reader:
         return [_replay(built, record, reader, sample) for sample in chosen]
 
 
 def _replay(
-    build: Callable[[bool], Sampler], record: RunRecord, reader: ShardReader, sample: StoredSample
+    build: Callable[[bool], Models], record: RunRecord, reader: ShardReader, sample: StoredSample
 ) -> Replay:
     try:
         request = _rendered_request(record, reader, sample)
@@ -73,14 +74,14 @@ def _replay(
     if request is None:
         return Replay(sample.key, False, float("nan"))
     batch, compiled = parse_batch_shape(sample.record["batch_shape"])
-    sampler = build(compiled)
-    outcome = next(iter(sampler.render([request], batch)))
+    models = build(compiled)
+    outcome = next(iter(models.sampler(request.model).render([request], batch)))
     if isinstance(outcome, Refused):
         return Replay(sample.key, False, float("nan"))
     output = record.job.output
     again = encode(as_image(outcome.pixels), output.image, output.quality)
     same = hashlib.sha256(again).hexdigest() == sample.record["sha256"]
-    comparable = sampler.info.device == sample.record["device"]
+    comparable = models.device == sample.record["device"]
     return Replay(sample.key, same, _psnr_db(decode(again), decode(sample.image)), comparable)
 
 

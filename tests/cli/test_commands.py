@@ -429,3 +429,35 @@ def test_a_moved_run_is_driven_where_it_is_now(farm: Farm, write_job: WriteJob, 
     ended = farm("resume", tmp_path / "moved", "--local", "--json")
     assert (ended.code, ended.json["samples"]["rendered"]) == (0, 4)
     assert not (tmp_path / "run").exists()
+
+
+REHEARSED = {name: {"path": f"none/{name}", "engine": "rehearsal"} for name in ("sd15", "xl")}
+
+
+def test_a_job_of_several_models_goes_the_whole_way(
+    farm: Farm, write_job: WriteJob, tmp_path: Path
+):
+    chosen = ["sd15", "xl", None] * 4
+    job = write_job(columns={"model": chosen}, models=REHEARSED, defaults={"model": "xl"})
+    valid = farm("validate", job, "--json").json
+    assert valid["models"]["xl"] == {"path": "none/xl", "revision": None, "digest": None}
+    assert (valid["columns"]["model"], "model" in valid["carried"]) == ("model", True)
+    assert "none/sd15" in farm("validate", job).out
+    assert farm("plan", job, "--probe", "4", "--json").json["probe"]["samples"] == 4
+    assert farm("submit", job, "--local").code == 0
+    assert farm("verify", tmp_path / "run", "--replay", "6", "--json").json["replayed"] == 6
+    (shown,) = farm("show", tmp_path / "run", "2", "--json").json["samples"]
+    assert (shown["model"], shown["input_model"]) == ("none/xl", None)
+    refused = farm("submit", job, "--local", "--set", "models.xl.path=none/other", "--json")
+    assert (refused.code, refused.fields) == (2, ["models.xl.path"])
+    assert farm("status", tmp_path / "run", "--json").json["state"] == "complete"
+
+
+def test_rows_that_name_no_model_are_quarantined_by_that_name(farm: Farm, write_job: WriteJob):
+    chosen = ["sd15", "sd1.5", "xl"] * 4
+    limits = {"max_quarantined": 1.0}
+    ended = farm(
+        "submit", write_job(columns={"model": chosen}, models=REHEARSED, limits=limits), "--local"
+    )
+    assert ended.code == 3
+    assert "4 rows: unknown_model" in ended.out

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from itertools import groupby
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from render_farm.farm.backlog import Backlog, Ticket
-from render_farm.job.request import RenderRequest
+from render_farm.job.request import Kind, RenderRequest
 
-SMALL, LARGE = (64, 64), (128, 64)
+SMALL, LARGE = Kind("", 64, 64), Kind("", 128, 64)
 
 
 class Shard:
@@ -20,24 +22,23 @@ class Shard:
         self.name = name
 
 
-def ticket(owner: Shard, row: int, size: tuple[int, int] = SMALL, *, alone: bool = False) -> Ticket:
-    return Ticket(
-        owner, RenderRequest(row, 0, None, "p", "", row, *size, 4, 7.5, "model"), 0, alone
-    )
+def ticket(owner: Shard, row: int, kind: Kind = SMALL, *, alone: bool = False) -> Ticket:
+    model, width, height = kind
+    request = RenderRequest(row, 0, None, "p", "", row, width, height, 4, 7.5, "model", model)
+    return Ticket(owner, request, 0, alone)
 
 
-def add(backlog: Backlog, name: str, *rows: tuple[int, tuple[int, int]]) -> Shard:
+def add(backlog: Backlog, name: str, *rows: tuple[int, Kind]) -> Shard:
     owner = Shard(name)
-    backlog.add(owner, [ticket(owner, row, size) for row, size in rows])
+    backlog.add(owner, [ticket(owner, row, kind) for row, kind in rows])
     return owner
 
 
 def drain(backlog: Backlog) -> list[list[int]]:
-    """The rows of each stretch of one size, until nothing waits."""
+    """The rows of each stretch of one kind, until nothing waits."""
     stretches = []
     while (first := backlog.first(wait=False)) is not None:
-        size = first.request.width, first.request.height
-        taken = iter(lambda size=size: backlog.take(size), None)
+        taken = iter(lambda kind=first.request.kind: backlog.take(kind), None)
         stretches.append([one.request.row for one in taken])
     return stretches
 
@@ -135,9 +136,90 @@ def test_every_ticket_is_handed_out_once_whatever_comes_between(shards, data):
         if coming and (first is None or data.draw(st.booleans())):
             add(backlog, "x", *coming.pop(0))
             continue
-        one = backlog.take((first.request.width, first.request.height))
+        one = backlog.take(first.request.kind)
         if data.draw(st.integers(0, 9)) == 0:
             backlog.put_back([one])
         else:
             taken.append(one.request.row)
     assert sorted(taken) == sorted(expected)
+
+
+# --- several models ---
+
+A, A_LARGE, B, C = Kind("a", 64, 64), Kind("a", 128, 64), Kind("b", 64, 64), Kind("c", 64, 64)
+KINDS = [A, A_LARGE, B, Kind("b", 128, 64), C]
+
+shards_of_kinds = st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), max_size=6)
+
+
+def stretches(backlog: Backlog) -> Iterator[Kind]:
+    """The kind of each stretch, until nothing waits."""
+    while (first := backlog.first(wait=False)) is not None:
+        yield first.request.kind
+        while backlog.take(first.request.kind) is not None:
+            pass
+
+
+def test_models_do_not_share_a_batch():
+    backlog = Backlog()
+    add(backlog, "a", (0, A), (1, B), (2, A))
+    assert drain(backlog) == [[0, 2], [1]]
+
+
+def test_a_model_ends_its_sizes_in_all_shards_before_the_next_model_begins():
+    backlog = Backlog()
+    add(backlog, "a", (0, A), (1, B))
+    add(backlog, "b", (2, C))
+    add(backlog, "c", (3, A_LARGE), (4, C))
+    assert drain(backlog) == [[0], [3], [1], [2, 4]]
+
+
+def test_the_model_in_hand_goes_on_where_new_shards_begin_with_another():
+    backlog = Backlog()
+    add(backlog, "a", (0, A), (1, B))
+    assert backlog.take(A).request.row == 0
+    turns = stretches(backlog)
+    assert next(turns) == B
+    add(backlog, "b", (2, A), (3, B))
+    assert list(turns) == [A]
+
+
+@given(shards_of_kinds)
+def test_what_is_in_hand_takes_one_stretch_a_kind_and_one_load_a_model(shards: list[list[Kind]]):
+    backlog = Backlog()
+    rows = iter(range(1000))
+    for kinds in shards:
+        add(backlog, "x", *((next(rows), kind) for kind in sorted(kinds)))
+    turns = list(stretches(backlog))
+    assert sorted(turns) == sorted({kind for kinds in shards for kind in kinds})
+    models = [model for model, _ in groupby(turns, key=lambda kind: kind.model)]
+    assert len(models) == len(set(models))
+
+
+@given(shards_of_kinds, st.integers(1, 4), st.sampled_from(KINDS))
+def test_no_shard_waits_for_ever_however_many_of_one_kind_come(
+    shards: list[list[Kind]], window: int, flood: Kind
+):
+    """Every shard that ends lets the next one in, and they all bring the kind of the flood."""
+    backlog, rows = Backlog(), iter(range(100_000))
+    coming = iter([*shards, *([[flood]] * 200)])
+    left: dict[Shard, int] = {}
+    began: dict[Shard, int] = {}
+    turn = 0
+
+    def refill() -> None:
+        while len(left) < window and (kinds := next(coming, None)) is not None:
+            owner = add(backlog, "x", *((next(rows), kind) for kind in sorted(kinds)))
+            left[owner], began[owner] = len(kinds), turn
+
+    refill()
+    while (first := backlog.first(wait=False)) is not None:
+        turn += 1
+        while (one := backlog.take(first.request.kind)) is not None:
+            left[one.owner] -= 1
+            if not left[one.owner]:
+                del left[one.owner]
+                # the turn in hand, one of every other model, and one more of its own
+                assert turn - began[one.owner] <= 2 * len(KINDS)
+                refill()
+    assert not left

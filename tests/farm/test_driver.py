@@ -19,10 +19,13 @@ from render_farm.farm.cluster import connect, disconnect
 from render_farm.farm.driver import RayPool
 from render_farm.farm.loop import DriveEnd
 from render_farm.farm.messages import ShardClosed, ShardGivenBack
+from render_farm.farm.models import build_pinned
 from render_farm.farm.pool import Answered, PoolEvent
 from render_farm.farm.sizing import Resources, size_workers
 from render_farm.farm.worker import SamplerBuilder
 from render_farm.job.spec import WorkersSpec
+from render_farm.ledger.receipt import iter_receipts
+from render_farm.views.results import shard_metadata
 from render_farm.views.status import read_status
 from render_farm.views.verify import verify_run
 from tests.making.jobs import make_job, write_prompts
@@ -221,3 +224,19 @@ def test_workers_that_no_node_can_hold_are_refused_unless_the_cluster_grows():
 def test_an_address_without_a_cluster_is_wrong_input():
     with pytest.raises(InputError, match="--address"):
         connect("127.0.0.1:1", WorkersSpec())
+
+
+def test_workers_share_the_rows_of_several_models(tmp_path: Path, resources: Resources):
+    names = ("a", "b", "c")
+    models = {name: {"path": f"none/{name}", "engine": "rehearsal"} for name in names}
+    prompts = write_prompts(tmp_path / "p.parquet", 60, model=[names[n % 3] for n in range(60)])
+    run = submit(make_job(prompts, tmp_path / "run", models=models), str(tmp_path))
+    end = run.driver(RayPool(resources, build_pinned), workers=2).drive()
+    assert (end.reason, end.samples_rendered) == (None, 60)
+    verdict = verify_run(run.store, run.record)
+    assert verdict.ok
+    assert verdict.rows["done"] == 60
+    tables = [shard_metadata(run.store, receipt) for receipt in iter_receipts(run.store)]
+    lines = [line for table in tables if table is not None for line in table.to_pylist()]
+    assert sorted(line["row"] for line in lines) == list(range(60))
+    assert all(line["model"] == f"none/{names[line['row'] % 3]}" for line in lines)

@@ -15,14 +15,16 @@ import pytest
 from render_farm.engine.source import LoraFile, ModelSource
 from render_farm.errors import InputError, ModelError, NotFound
 from render_farm.farm.loaded import LoadTimes
-from render_farm.farm.models import (
+from render_farm.farm.model_files import (
     LocatedLora,
-    load_pinned,
+    checked_source,
     locate_lora,
     locate_model,
+    locate_pinned,
     pinned_files,
-    pinned_source,
 )
+from render_farm.farm.models import load_pinned
+from render_farm.job.spec import ONLY_MODEL
 from render_farm.ledger.receipt import iter_receipts
 from render_farm.store.fetch import known_digests
 from render_farm.store.open import open_store
@@ -205,7 +207,8 @@ def test_what_the_job_says_of_its_model_reaches_the_engine(tmp_path: Path, model
     )
     cache = str(tmp_path / "cache")
     record = submit(job, cache).record
-    source = pinned_source(record, cache)
+    located = locate_pinned(record, ONLY_MODEL, cache)
+    source = checked_source(record, located, cache)
     assert source == ModelSource(
         str(model),
         loras=(LoraFile(str(lora), 0.5),),
@@ -215,7 +218,8 @@ def test_what_the_job_says_of_its_model_reaches_the_engine(tmp_path: Path, model
         planned_images=6,
         compile_cache=f"{cache}/compiled",
     )
-    assert pinned_source(record, cache, compiled=False) == replace(source, compile=False)
+    never = checked_source(record, located, cache, compiled=False)
+    assert never == replace(source, compile=False)
 
 
 def test_what_it_took_to_load_a_model_is_told_and_logged(

@@ -12,7 +12,7 @@ import pytest
 from render_farm.errors import InputError
 from render_farm.farm.opening import new_run_record, open_run
 from render_farm.farm.prepare import Prepared, prepare
-from render_farm.job.spec import LoraSpec
+from render_farm.job.spec import ONLY_MODEL, LoraSpec
 from render_farm.ledger import keys
 from render_farm.ledger.record import RunRecord, compare
 from render_farm.store.open import open_store
@@ -84,7 +84,7 @@ def test_steps_and_schedulers_are_held_against_the_model(
 
 def test_the_model_is_pinned_by_its_content(prompts: Path, tmp_path: Path, model: Path):
     sections: dict[str, Any] = {"model": {"path": str(model), "engine": "auto"}}
-    digest = prepare(make_job(prompts, tmp_path / "run", **sections), "c").model.digest
+    digest = prepare(make_job(prompts, tmp_path / "run", **sections), "c").models[ONLY_MODEL].digest
     assert digest is not None
     assert len(digest) == 64
 
@@ -198,10 +198,10 @@ def test_loras_are_pinned_by_absolute_path_weight_and_content(
     again = pinned({"path": str(lora), "weight": 1}, {"path": lora.name, "weight": 0.5})
     assert compare(new_run_record(found), new_run_record(again)) == []
     digests = {
-        found.model.digest,
-        pinned().model.digest,
-        pinned({"path": lora.name}).model.digest,
-        pinned(safety_checker=True).model.digest,
+        found.models[ONLY_MODEL].digest,
+        pinned().models[ONLY_MODEL].digest,
+        pinned({"path": lora.name}).models[ONLY_MODEL].digest,
+        pinned(safety_checker=True).models[ONLY_MODEL].digest,
     }
     assert len(digests) == 4
     differences = compare(new_run_record(found), new_run_record(pinned({"path": lora.name})))

@@ -216,9 +216,6 @@ def test_a_row_too_large_for_the_device_costs_that_row_alone(make_run: Callable[
 
 
 def test_a_stop_that_comes_with_the_last_sample_loses_nothing(make_run: Callable[..., Run]):
-    run = make_run()
-    worker = run.worker(lambda record, options: CuedSampler())
-
     class StopsAtTheEnd(CuedSampler):
         def render(self, requests, batch_size):
             for outcome in super().render(requests, batch_size):
@@ -226,7 +223,7 @@ def test_a_stop_that_comes_with_the_last_sample_loses_nothing(make_run: Callable
                     worker.stop()
                 yield outcome
 
-    worker._sampler = StopsAtTheEnd()
+    worker = make_run().worker(lambda record, options: StopsAtTheEnd())
     with closing(worker):
         answer = worker.run(Assignment(0, AttemptLog(shard=0), Tally()))
     assert isinstance(answer, ShardClosed)
@@ -263,17 +260,14 @@ def test_a_systematic_error_stops_the_run_before_its_shard_gets_a_receipt(
 
 
 def test_a_worker_that_is_asked_to_stop_gives_its_shard_back(make_run: Callable[..., Run]):
-    run = make_run()
-    sampler = CuedSampler()
-    worker = run.worker(lambda record, options: sampler)
-
     class StopsInTheMiddle(CuedSampler):
         def render(self, requests, batch_size):
             for outcome in super().render(requests, batch_size):
                 worker.stop()
                 yield outcome
 
-    worker._sampler = StopsInTheMiddle()
+    run = make_run()
+    worker = run.worker(lambda record, options: StopsInTheMiddle())
     with closing(worker):
         answer = worker.run(Assignment(0, AttemptLog(shard=0), Tally()))
     assert answer == ShardGivenBack(0)

@@ -220,8 +220,9 @@ def test_a_column_that_cannot_give_its_field_is_refused_before_anything_is_writt
     columns = {"prompt": pa.array(["a", "b"])} | {field: NO_PROMPTS[kind]}
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path)
+    several = {"models": {"a": {"path": "none", "engine": "rehearsal"}}}
     with pytest.raises(InputError) as caught:
-        submit(make_job(path, tmp_path / "run"))
+        submit(make_job(path, tmp_path / "run", **(several if field == "model" else {})))
     (problem,) = caught.value.problems
     assert problem.field == f"prompts.columns.{field}"
     assert str(pq.read_schema(path).field(field).type) in problem.value

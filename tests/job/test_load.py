@@ -432,7 +432,9 @@ def test_one_mistake_in_a_union_is_one_problem() -> None:
 
 def test_every_request_field_can_be_given_a_column_or_none() -> None:
     columns = {name: name.upper() for name in get_args(RequestField)}
-    assert parse_job(document(prompts__columns=columns)).prompts.columns == columns
+    several = {"model": None, "models": {"a": {"path": "x"}}}
+    job = parse_job(document(**several, prompts__columns=columns))
+    assert job.prompts.columns == columns
     off = dict.fromkeys(columns)
     assert parse_job(document(prompts__columns=off)).prompts.columns == off
 

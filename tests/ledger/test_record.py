@@ -49,6 +49,25 @@ def test_a_record_that_went_through_json_differs_in_nothing_from_a_new_one(
     assert compare(read_record(store), new_run_record(prepared)) == []
 
 
+def test_a_run_of_one_model_is_written_as_it_was_before_there_could_be_several(
+    record: RunRecord,
+) -> None:
+    written = record.model_dump(mode="json")
+    assert list(written) == [
+        "version",
+        "token",
+        "created_at",
+        "job",
+        "prompts",
+        "model",
+        "plan",
+        "versions",
+    ]
+    assert list(written["job"])[:4] == ["name", "prompts", "model", "defaults"]
+    assert "model" not in written["job"]["defaults"]
+    assert "models" not in record.model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

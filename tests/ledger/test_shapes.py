@@ -7,12 +7,13 @@ from threading import Barrier
 
 import pytest
 
+from render_farm.job.request import Kind
 from render_farm.ledger import keys
 from render_farm.ledger.shapes import adopt_shape, lower_shape
 from render_farm.store.memory import MemoryStore
 from tests.making.stores import FaultyStore, exists_by_own_write, fails, in_turn, loses_answer
 
-SIZE = (512, 768)
+SIZE = Kind("", 512, 768)
 DEVICE = "NVIDIA H100 80GB HBM3"
 
 
@@ -44,7 +45,7 @@ def test_workers_that_ask_at_once_adopt_the_same() -> None:
 def test_sizes_and_devices_have_shapes_of_their_own() -> None:
     store = MemoryStore()
     adopted(store, 16)
-    assert adopt_shape(store, DEVICE, (768, 512), lambda: 8) == 8
+    assert adopt_shape(store, DEVICE, Kind("", 768, 512), lambda: 8) == 8
     assert adopt_shape(store, "NVIDIA A100", SIZE, lambda: 4) == 4
     assert adopted(store) == 16
 
@@ -101,3 +102,15 @@ def test_a_lost_answer_leaves_no_worker_with_a_shape_of_its_own(fault) -> None:
     assert adopted(store.inner, 32) == 16
     assert lower_shape(store, DEVICE, SIZE, 16) == 8
     assert adopted(store.inner) == 8
+
+
+def test_models_have_shapes_of_their_own_whatever_their_names() -> None:
+    store = MemoryStore()
+    kinds = [Kind(model, 8, 8) for model in ("", "a", "a-1", "8x8", "a.8", ".", "-", "A")]
+    devices = ("card", "card a")
+    for number, (device, kind) in enumerate((d, k) for d in devices for k in kinds):
+        assert adopt_shape(store, device, kind, lambda number=number: number + 8) == number + 8
+        assert lower_shape(store, device, kind, number + 8) == (number + 8) // 2
+    assert len(list(store.list(keys.SHAPES))) == 2 * len(devices) * len(kinds)
+    assert f"{keys.SHAPES}card-8x8-1.json" in {info.key for info in store.list(keys.SHAPES)}
+    assert f"{keys.SHAPES}card@a-1@8x8-2.json" in {info.key for info in store.list(keys.SHAPES)}

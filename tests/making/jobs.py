@@ -26,7 +26,10 @@ def write_prompts(path: Path, rows: int = 20, row_group: int = 8, **columns: Any
 
 
 def job_document(prompts: str | Path, output: str | Path, /, **sections: Any) -> dict[str, Any]:
-    """A rehearsal job; `sections` are merged into it key by key (`layout` into output)."""
+    """A rehearsal job; `sections` are merged into it key by key (`layout` into output).
+
+    With `models` it has no `model`.
+    """
     document: dict[str, Any] = {
         "name": "test",
         "prompts": {"path": str(prompts)},
@@ -37,6 +40,8 @@ def job_document(prompts: str | Path, output: str | Path, /, **sections: Any) ->
         "workers": {"count": 2, "batch_size": 4},
     }
     document["output"] |= sections.pop("layout", {})
+    if "models" in sections:
+        del document["model"]
     for name, values in sections.items():
         if isinstance(values, dict):
             document[name] = {**document.get(name, {}), **values}
