@@ -232,7 +232,7 @@ def test_workers_share_the_rows_of_several_models(tmp_path: Path, resources: Res
     prompts = write_prompts(tmp_path / "p.parquet", 60, model=[names[n % 3] for n in range(60)])
     run = submit(make_job(prompts, tmp_path / "run", models=models), str(tmp_path))
     end = run.driver(RayPool(resources, build_pinned), workers=2).drive()
-    assert (end.reason, end.samples_rendered) == (None, 60)
+    assert end.reason is None
     verdict = verify_run(run.store, run.record)
     assert verdict.ok
     assert verdict.rows["done"] == 60
