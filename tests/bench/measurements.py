@@ -62,14 +62,11 @@ def farm(rows: int, **options: Any) -> Result:
     return measure_apart(FarmOptions(rows=rows, **options), lambda progress: None).as_json()
 
 
-def few(scale: Scale) -> Result:
-    """The smallest point of the curve."""
-    return {"farm": [farm(scale.few_rows, shard_rows=scale.shard_rows) for _ in range(3)]}
-
-
-def many(scale: Scale) -> Result:
-    """The largest point of the curve, once."""
-    return {"farm": [farm(scale.many_rows, shard_rows=scale.shard_rows)]}
+def curve(scale: Scale) -> Result:
+    """Few rows, some and many, by turns, in shards of one size."""
+    rows = (scale.few_rows, scale.some_rows, scale.many_rows)
+    turns = [each for _ in range(scale.rounds) for each in rows]
+    return {"farm": [farm(each, shard_rows=scale.shard_rows) for each in turns]}
 
 
 def many_on_ceph(scale: Scale) -> Result:
@@ -82,7 +79,8 @@ def contest(scale: Scale, store: str | None = None) -> Result:
     """The farm with two containers and Ray Data in two ways, by turns."""
     ways = {"ray_data": False, "ray_data_by_block": True}
     found: Result = {name: [] for name in ("parquet", "webdataset", *ways)}
-    how = {"shard_rows": scale.shard_rows, "store": store}
+    rows_a_file = min(1000, scale.shard_rows * 2)
+    how = {"shard_rows": rows_a_file, "store": store}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prompts = Path(folder) / "prompts.parquet"
         write_prompts(prompts, scale.some_rows)
@@ -95,7 +93,7 @@ def contest(scale: Scale, store: str | None = None) -> Result:
                     output=f"{store or folder}/{way}-{turn}",
                     marks=made(Path(folder) / f"{way}-{turn}-marks"),
                     rows=scale.some_rows,
-                    rows_a_file=min(1000, scale.shard_rows * 2),
+                    rows_a_file=rows_a_file,
                     by_block=by_block,
                 )
                 found[way].append(rival("ray_data", case))
@@ -160,12 +158,11 @@ def elastic(scale: Scale) -> Result:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "duty": duty,
-    "few": few,
+    "curve": curve,
     "contest": contest,
     "contest-ceph": contest_on_ceph,
     "demo": demo,
     "elastic": elastic,
-    "many": many,
     "many-ceph": many_on_ceph,
     "resume": resume,
 }

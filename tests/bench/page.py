@@ -55,9 +55,7 @@ def bars(results: Results) -> list[Bar]:
 
 def points(results: Results) -> dict[int, dict[str, float]]:
     """Rows: medians of rate and driver's memory, of the farm with Parquet to a local store."""
-    runs: list[dict[str, Any]] = []
-    for name, key in (("few", "farm"), ("contest", "parquet"), ("many", "farm")):
-        runs += (results.found(name) or {}).get(key, [])
+    runs = (results.found("curve") or {}).get("farm", [])
     return {
         rows: {
             "rows_per_s": median(runs, "rows_per_s", rows),
@@ -190,10 +188,11 @@ def _runs(results: Results) -> list[str]:
 
 
 def _farm_runs(results: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    curve = (results.found("curve") or {}).get("farm", [])
+    for rows in points(results):
+        yield "curve: parquet, local", [run for run in curve if run["rows"] == rows]
     for name, key, label in (
-        ("few", "farm", "parquet, local"),
         ("contest", "parquet", "parquet, local"),
-        ("many", "farm", "parquet, local"),
         ("contest", "webdataset", "webdataset, local"),
         ("contest-ceph", "parquet", "parquet, Ceph RGW"),
         ("contest-ceph", "webdataset", "webdataset, Ceph RGW"),

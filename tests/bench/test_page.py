@@ -61,10 +61,12 @@ def test_a_contest_is_held_by_medians(results: Results):
     assert not line_of(results, "webdataset ÷").met
 
 
-def test_the_curve_takes_the_contests_runs_for_its_middle(results: Results, tmp_path: Path):
-    results.add("few", {"farm": [run(10, rate) for rate in (1.0, 50.0, 90.0)]}, 1.0)
+def test_the_curve_is_of_medians(results: Results, tmp_path: Path):
+    few = [run(10, rate) for rate in (1.0, 50.0, 90.0)]
+    some = [run(100, rate) for rate in (50.0, 60.0, 400.0)]
+    many = [run(1000, 66.0, driver_peak_mb=230.0)]
+    results.add("curve", {"farm": [*many, *few, *some]}, 1.0)
     results.add("contest", contest(40.0), 1.0)
-    results.add("many", {"farm": [run(1000, 66.0, driver_peak_mb=230.0)]}, 1.0)
     rates = {rows: each["rows_per_s"] for rows, each in points(results).items()}
     assert rates == {10: 50, 100: 60, 1000: 66}
     assert line_of(results, "slowest ÷ fastest").value == pytest.approx(50 / 66)
@@ -99,20 +101,20 @@ def test_a_raylet_that_never_got_work_is_a_bar_that_was_missed(results: Results)
 
 
 def test_one_thing_measured_anew_keeps_the_others(results: Results, tmp_path: Path):
-    results.add("few", {"farm": [run(10, 1.0)]}, 1.0)
+    results.add("curve", {"farm": [run(10, 1.0)]}, 1.0)
     again = Results.at(tmp_path / "scale.json", full=True, keep=True)
     again.add("resume", {"rows": 10, "first_dispatch_s": 3.0}, 1.0)
-    assert set(json.loads((tmp_path / "scale.json").read_text())["results"]) == {"few", "resume"}
-    assert Results.at(tmp_path / "scale.json", full=True, keep=False).found("few") is None
+    assert set(json.loads((tmp_path / "scale.json").read_text())["results"]) == {"curve", "resume"}
+    assert Results.at(tmp_path / "scale.json", full=True, keep=False).found("curve") is None
 
 
 def test_results_of_another_size_or_machine_are_never_mixed(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    results.add("few", {"farm": [run(10, 1.0)]}, 1.0)
-    assert Results.at(tmp_path / "scale.json", full=False, keep=True).found("few") is None
+    results.add("curve", {"farm": [run(10, 1.0)]}, 1.0)
+    assert Results.at(tmp_path / "scale.json", full=False, keep=True).found("curve") is None
     monkeypatch.setattr(results_module, "machine", lambda: {"cores": 64})
-    assert Results.at(tmp_path / "scale.json", full=True, keep=True).found("few") is None
+    assert Results.at(tmp_path / "scale.json", full=True, keep=True).found("curve") is None
 
 
 def test_the_ideal_makespan_uses_the_capacity_that_was_there():
