@@ -158,11 +158,13 @@ def _apply(document: dict[str, Any], override: str) -> None:
 def _sections(document: Mapping[str, Any], keys: list[str]) -> Iterator[str]:
     """The sections on the way to a key; names of models may hold dots themselves."""
     section: object = document
-    while keys:
+    at = 0
+    while at < len(keys):
         inside = section if isinstance(section, Mapping) else {}
-        whole = (end for end in range(len(keys), 1, -1) if ".".join(keys[:end]) in inside)
-        end = next(whole, 1)
-        key, keys = ".".join(keys[:end]), keys[end:]
+        names = (name.split(".") for name in inside if isinstance(name, str))
+        fitting = (len(parts) for parts in names if keys[at : at + len(parts)] == parts)
+        end = at + max(fitting, default=1)
+        key, at = ".".join(keys[at:end]), end
         section = inside.get(key)
         yield key
 
