@@ -16,7 +16,6 @@ from render_farm import __version__
 from render_farm.errors import DeviceLost, RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.overlap import OverlappedWorker
-from render_farm.farm.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ DEVICE_LOST_STATUS = 70
 
 
 class WorkerActor:
-    """The actor: a `ShardWorker` in a process of its own."""
+    """The actor: an `OverlappedWorker` in a process of its own."""
 
     def __init__(self, builder: str) -> None:
         self._builder = builder
@@ -41,7 +40,7 @@ class WorkerActor:
         """Open the run: the seconds it took, or the error, if one is the user's to mend."""
         began_s = time.monotonic()
         try:
-            self._worker = OverlappedWorker(ShardWorker.open(options, _load(self._builder)))
+            self._worker = OverlappedWorker.open(options, _load(self._builder))
         except RenderFarmError as error:
             return error
         gc.freeze()  # what was loaded is no garbage: it need not be looked through time and again

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from render_farm.errors import RenderFarmError
 from render_farm.farm.messages import Answer, Assignment, WorkerOptions
 from render_farm.farm.overlap import OverlappedWorker
-from render_farm.farm.worker import SamplerBuilder, ShardWorker
+from render_farm.farm.worker import SamplerBuilder
 
 Item = TypeVar("Item")
 
@@ -201,7 +201,7 @@ class LocalPool:
         name = options.worker
         began_s = time.monotonic()
         try:
-            self._workers[name] = OverlappedWorker(ShardWorker.open(options, self._build))
+            self._workers[name] = OverlappedWorker.open(options, self._build)
         except RenderFarmError as error:
             self._events.put(Refusal(name, error))
         except Exception as error:  # noqa: BLE001 - a thread's errors would be lost

@@ -53,6 +53,21 @@ class Scale:
 FULL = Scale(10_000, 100_000, 1_000_000, 500, 3, 3072, 256, 3, 6400)
 SMALL = Scale(2_000, 6_000, 12_000, 50, 1, 256, 64, 1, 1600)
 
+CONTENDERS = (
+    ("bare_engine", 1, 1),
+    ("farm", 1, 1),
+    ("plain_loop", 1, 1),
+    ("ray_data", 1, 1),
+    ("accelerate_split", 1, 1),
+    ("bare_engine", 1, 2),
+    ("farm", 1, 2),
+    ("plain_loop", 1, 2),
+    ("farm", 2, 1),
+    ("ray_data", 2, 1),
+    ("accelerate_split", 2, 1),
+)
+"""Who renders with the demo model: name, processes, torch threads of each."""
+
 Result = dict[str, Any]
 Measurement = Callable[[Scale], Result]
 
@@ -62,17 +77,17 @@ def farm(rows: int, **options: Any) -> Result:
     return measure_apart(FarmOptions(rows=rows, **options), lambda progress: None).as_json()
 
 
-def curve(scale: Scale) -> Result:
+def curve(scale: Scale, store: str | None = None) -> Result:
     """Few rows, some and many, by turns, in shards of one size."""
     rows = (scale.few_rows, scale.some_rows, scale.many_rows)
     turns = [each for _ in range(scale.rounds) for each in rows]
-    return {"farm": [farm(each, shard_rows=scale.shard_rows) for each in turns]}
+    return {"farm": [farm(each, shard_rows=scale.shard_rows, store=store) for each in turns]}
 
 
-def many_on_ceph(scale: Scale) -> Result:
-    """As many rows, to a real S3 store."""
+def curve_on_ceph(scale: Scale) -> Result:
+    """The same to a real S3 store, once."""
     with ceph() as store:
-        return {"farm": [farm(scale.many_rows, shard_rows=scale.shard_rows, store=store)]}
+        return curve(replace(scale, rounds=1), store)
 
 
 def contest(scale: Scale, store: str | None = None) -> Result:
@@ -124,30 +139,23 @@ def duty(scale: Scale) -> Result:
 
 
 def demo(scale: Scale) -> Result:
-    """The demo model: the bare engine and the farm by turns, then every rival."""
+    """The demo model: the bare engine, the farm and every rival, by turns."""
     found: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         case = demo_case(Path(folder), scale.demo_rows)
         for turn in range(scale.demo_rounds):
-            for module in ("rivals.bare_engine", "farm_demo"):
-                name = module.rpartition(".")[2].removesuffix("_demo")
-                answer = child(f"tests.bench.{module}", fresh(case, f"{name}-{turn}").as_argument())
-                found.setdefault(f"{name}, 1 process", []).append(answer)
-        two = fresh(case, "farm-two", processes=2)
-        found["farm, 2 processes"] = [child("tests.bench.farm_demo", two.as_argument())]
-        for name, processes, threads in (
-            ("plain_loop", 1, 1),
-            ("plain_loop", 1, 2),
-            ("ray_data", 1, 1),
-            ("ray_data", 2, 1),
-            ("accelerate_split", 1, 1),
-            ("accelerate_split", 2, 1),
-        ):
-            label = f"{name}, {processes} process{'es' * (processes > 1)}"
-            label += f", {threads} threads" * (threads > 1)
-            its = fresh(case, label.replace(", ", "-"), processes=processes, threads=threads)
-            found[label] = [rival(name, its)]
+            for who, processes, threads in CONTENDERS:
+                label = contender_label(who, processes, threads)
+                place = f"{label.replace(', ', '-')}-{turn}"
+                its = fresh(case, place, processes=processes, threads=threads)
+                found.setdefault(label, []).append(contend(who, its))
     return {"rows": scale.demo_rows, "images_per_s": _rates(found)}
+
+
+def contender_label(who: str, processes: int, threads: int) -> str:
+    """As results name it: processes of so many torch threads each."""
+    threaded = f", {threads} threads" if threads > 1 else ""
+    return f"{who}, {processes} process{'es' * (processes > 1)}{threaded}"
 
 
 def elastic(scale: Scale) -> Result:
@@ -159,11 +167,11 @@ def elastic(scale: Scale) -> Result:
 MEASUREMENTS: Mapping[str, Measurement] = {
     "duty": duty,
     "curve": curve,
+    "curve-ceph": curve_on_ceph,
     "contest": contest,
     "contest-ceph": contest_on_ceph,
     "demo": demo,
     "elastic": elastic,
-    "many-ceph": many_on_ceph,
     "resume": resume,
 }
 
@@ -196,6 +204,13 @@ def fresh(case: Case, name: str, **changes: Any) -> Case:
 def made(folder: Path) -> str:
     folder.mkdir()
     return str(folder)
+
+
+def contend(who: str, case: Case) -> Result:
+    """The answer of one of `CONTENDERS`."""
+    if who == "farm":
+        return child("tests.bench.farm_demo", case.as_argument())
+    return rival(who, case)
 
 
 def rival(name: str, case: Case) -> Result:

@@ -12,8 +12,8 @@ from typing import Any
 from tests.bench.results import Results
 
 PREAMBLE = Path(__file__).parent / "preamble.md"
-FARM_DEMO = "farm, 1 process"
-BARE = "bare_engine, 1 process"
+STORES = {"": "local", "-ceph": "Ceph RGW"}
+"""How names of measurements end, and where the pictures went."""
 WAYS = {"ray_data": "Ray Data", "ray_data_by_block": "Ray Data, a block a call"}
 
 
@@ -53,9 +53,9 @@ def bars(results: Results) -> list[Bar]:
     return [*_contests(results), *_curve(results), *_duties(results), *_others(results)]
 
 
-def points(results: Results) -> dict[int, dict[str, float]]:
-    """Rows: medians of rate and driver's memory, of the farm with Parquet to a local store."""
-    runs = (results.found("curve") or {}).get("farm", [])
+def points(results: Results, store: str = "") -> dict[int, dict[str, float]]:
+    """Rows: medians of rate and driver's memory, of the farm with Parquet to one of `STORES`."""
+    runs = (results.found(f"curve{store}") or {}).get("farm", [])
     return {
         rows: {
             "rows_per_s": median(runs, "rows_per_s", rows),
@@ -102,8 +102,8 @@ def draw_plot(results: Results, path: Path) -> bool:
 
 
 def _contests(results: Results) -> Iterator[Bar]:
-    for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
-        found = results.found(name)
+    for store, where in STORES.items():
+        found = results.found(f"contest{store}")
         if found:
             theirs = median(found["ray_data"], "images_per_s")
             for container, wanted in (("parquet", 1.5), ("webdataset", 1.0)):
@@ -113,13 +113,14 @@ def _contests(results: Results) -> Iterator[Bar]:
 
 
 def _curve(results: Results) -> Iterator[Bar]:
-    found = points(results)
-    if len(found) > 1:
-        rates = [each["rows_per_s"] for each in found.values()]
-        memory = [each["driver_peak_mb"] for each in found.values()]
-        span = f"{min(found):,} to {max(found):,} rows"
-        yield Bar(f"slowest ÷ fastest rows/s, {span}", min(rates) / max(rates), 0.9)
-        yield Bar(f"driver's peak memory, {span}", memory[-1] / memory[0], 1.1, at_most=True)
+    for store, where in STORES.items():
+        found = points(results, store)
+        if len(found) > 1:
+            rates = [each["rows_per_s"] for each in found.values()]
+            memory = [each["driver_peak_mb"] for each in found.values()]
+            span = f"{min(found):,} to {max(found):,} rows, {where}"
+            yield Bar(f"slowest ÷ fastest rows/s, {span}", min(rates) / max(rates), 0.9)
+            yield Bar(f"driver's peak memory, {span}", memory[-1] / memory[0], 1.1, at_most=True)
 
 
 def _duties(results: Results) -> Iterator[Bar]:
@@ -136,12 +137,7 @@ def _others(results: Results) -> Iterator[Bar]:
         yield Bar(what, half["first_dispatch_s"], 10, at_most=True)
     demo = results.found("demo")
     if demo:
-        rates = {name: statistics.median(each) for name, each in demo["images_per_s"].items()}
-        yield Bar("demo model, one worker ÷ bare engine", rates[FARM_DEMO] / rates[BARE], 0.97)
-        for processes in ("1 process", "2 processes"):
-            ours = rates[f"farm, {processes}"]
-            best = max(rates[name] for name in rates if _is_rival(name) and processes in name)
-            yield Bar(f"demo model ÷ fastest rival, {processes}", ours / best, 1.0)
+        yield from _of_one_worker(demo["images_per_s"])
     elastic = results.found("elastic")
     if elastic:
         join_s = math.inf if elastic["join_s"] is None else elastic["join_s"]
@@ -149,8 +145,19 @@ def _others(results: Results) -> Iterator[Bar]:
         yield Bar("makespan ÷ ideal, one joins, one dies", elastic["ratio"], 1.1, at_most=True)
 
 
-def _is_rival(name: str) -> bool:
-    return not name.startswith(("farm", "bare_engine"))
+def _of_one_worker(images_per_s: dict[str, list[float]]) -> Iterator[Bar]:
+    """A worker beside whoever else is one process of as many threads."""
+    for threads, how in (("", "one thread"), (", 2 threads", "two threads")):
+        rates = {
+            name.partition(",")[0]: statistics.median(each)
+            for name, each in images_per_s.items()
+            if name.endswith(f", 1 process{threads}")
+        }
+        ours, bare = rates.pop("farm"), rates.pop("bare_engine")
+        yield Bar(f"demo model, a worker of {how} ÷ bare engine", ours / bare, 0.97)
+        for name, theirs in rates.items():
+            what = f"demo model, a worker of {how} ÷ {name.replace('_', ' ')}"
+            yield Bar(what, ours / theirs, 1.0)
 
 
 def _machine(results: Results) -> list[str]:
@@ -178,8 +185,8 @@ def _runs(results: Results) -> list[str]:
         cells = " | ".join(f"{figure:,.0f}" for figure in figures)
         messages = f"{median(runs, 'messages_per_shard'):.2f}"
         lines.append(f"| {label} | {rows:,} | {cells} | {messages} | {requests:.1f} |")
-    for name, where in (("contest", "local"), ("contest-ceph", "Ceph RGW")):
-        found = results.found(name)
+    for store, where in STORES.items():
+        found = results.found(f"contest{store}")
         if found:
             for way, label in WAYS.items():
                 rate = median(found[way], "images_per_s")
@@ -188,19 +195,15 @@ def _runs(results: Results) -> list[str]:
 
 
 def _farm_runs(results: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    curve = (results.found("curve") or {}).get("farm", [])
-    for rows in points(results):
-        yield "curve: parquet, local", [run for run in curve if run["rows"] == rows]
-    for name, key, label in (
-        ("contest", "parquet", "parquet, local"),
-        ("contest", "webdataset", "webdataset, local"),
-        ("contest-ceph", "parquet", "parquet, Ceph RGW"),
-        ("contest-ceph", "webdataset", "webdataset, Ceph RGW"),
-        ("many-ceph", "farm", "parquet, Ceph RGW"),
-    ):
-        found = results.found(name)
+    for store, where in STORES.items():
+        curve = (results.found(f"curve{store}") or {}).get("farm", [])
+        for rows in points(results, store):
+            yield f"curve: parquet, {where}", [run for run in curve if run["rows"] == rows]
+    for store, where in STORES.items():
+        found = results.found(f"contest{store}")
         if found:
-            yield label, found[key]
+            for container in ("parquet", "webdataset"):
+                yield f"{container}, {where}", found[container]
 
 
 def _demo(results: Results) -> list[str]:
