@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.farm import farm
+from tests.end_to_end.farm import Running, farm
 from tests.fire.rehearsals import Rehearsal, make_rehearsal, waits_in
 from tests.servers.ceph import DAEMONS, CephServer
 from tests.servers.storm_proxy import RATES, StormProxy
@@ -23,47 +26,69 @@ LONG = int(os.environ.get("STORM", "0")) >= 1
 OUTAGE_S = 60 if LONG else 8
 SHARDS = 150 if LONG else 60
 SEED = 4
-RAY = pytest.param(
-    False,
-    id="Ray",
-    marks=[pytest.mark.ray, pytest.mark.skipif(not LONG, reason="set STORM=1 for it")],
-)
+WAYS = {"in one process": True, "with Ray": False} if LONG else {"in one process": True}
+"""Where a run is rendered, and whether that is `--local`. All at once: they mostly wait."""
 
 
-@pytest.mark.parametrize("local", [pytest.param(True, id="local"), RAY])
+@dataclass(frozen=True)
+class Ordeal:
+    """A run under way, through a store of its own that fails."""
+
+    where: str
+    storm: StormProxy
+    rehearsal: Rehearsal
+    receipts: Callable[[], int]
+    driver: Running
+
+    def endure(self) -> int:
+        """See the run through an outage to its end; returns how long its log was before."""
+        self.driver.wait_until(lambda: self.receipts() >= SHARDS // 3)
+        before_outage = len(self.rehearsal.log.read_text())
+        self.storm.refuse_connections_for(OUTAGE_S)
+        assert self.driver.finish() == 0, self.driver.log()
+        return before_outage
+
+
+@pytest.mark.ray
 def test_a_run_through_a_storm_of_faults_and_an_outage_is_whole(
     ceph: CephServer,
     s3_env: Lead,
     bucket_on: Callable[[CephServer], str],
     tmp_path: Path,
     figure: Figure,
-    *,
-    local: bool,
 ) -> None:
-    with StormProxy(ceph, SEED) as storm:
-        s3_env(ceph)
-        rehearsal = make_rehearsal(bucket_on(ceph), tmp_path, SHARDS)
-        receipts = rehearsal.receipts_counter()
-        s3_env(storm)
-        with rehearsal.rendering(local=local) as driver:
-            driver.wait_until(lambda: receipts() >= SHARDS // 3)
-            before_outage = len(rehearsal.log.read_text())
-            storm.refuse_connections_for(OUTAGE_S)
-            assert driver.finish() == 0, driver.log()
-        verified = farm("verify", rehearsal.run, "--json")
-    log = rehearsal.log.read_text()
-    where = "in one process" if local else "with Ray"
-    figure(f"faulty store: faults made, {where}", storm.figures())
-    figure(f"faulty store: outage in s, {where}", OUTAGE_S)
-    assert "attempt failed" not in log  # what passes costs waiting, and no attempt
+    with ExitStack() as stack:
+        ordeals = []
+        for where, local in WAYS.items():
+            storm = stack.enter_context(StormProxy(ceph, SEED))
+            s3_env(ceph)
+            rehearsal = make_rehearsal(bucket_on(ceph), tmp_path / where.replace(" ", "-"), SHARDS)
+            receipts = rehearsal.receipts_counter()
+            s3_env(storm)
+            driver = stack.enter_context(rehearsal.rendering(local=local))
+            ordeals.append(Ordeal(where, storm, rehearsal, receipts, driver))
+        with ThreadPoolExecutor(len(ordeals)) as pool:
+            before_outage = dict(zip(WAYS, pool.map(Ordeal.endure, ordeals), strict=True))
+        for ordeal in ordeals:
+            s3_env(ordeal.storm)  # read back through the storm as well
+            verified = farm("verify", ordeal.rehearsal.run, "--json")
+            assert verified.json["ok"], verified.err
+            s3_env(ceph)
+            _assert_whole(ordeal.rehearsal)
+            _assert_faults_were_waited_out(ordeal, figure)
+    log = ordeals[0].rehearsal.log.read_text()  # with Ray each worker has a log of its own
+    _assert_the_log_says_what_it_waits_for(log[before_outage["in one process"] :])
+
+
+def _assert_faults_were_waited_out(ordeal: Ordeal, figure: Figure) -> None:
+    storm = ordeal.storm
+    figure(f"faulty store: faults made, {ordeal.where}", storm.figures())
+    figure(f"faulty store: outage in s, {ordeal.where}", OUTAGE_S)
+    # what passes costs waiting, and no attempt
+    assert "attempt failed" not in ordeal.rehearsal.log.read_text()
     for kind in RATES:
         assert storm.made[kind] > 0, f"no fault of kind {kind!r}: {storm.figures()}"
     assert storm.made.total() > len(storm.seen) / 4
-    assert verified.json["ok"], verified.err  # read back through the storm as well
-    s3_env(ceph)
-    _assert_whole(rehearsal)
-    if local:  # with Ray each worker has a log of its own
-        _assert_the_log_says_what_it_waits_for(log[before_outage:])
 
 
 def _assert_whole(rehearsal: Rehearsal) -> None:

@@ -24,7 +24,7 @@ class End:
     """How a run ended. Rows are counted as often as an attempt took them to render.
 
     `helped` are second attempts at the tail, `allowed` the rows of shards that were open at a death
-    or helped.
+    or helped; `unexplained` tells of the attempts at shards that were begun more often than that.
     """
 
     run: Run
@@ -33,7 +33,7 @@ class End:
     again: int
     helped: int
     allowed: int
-    unexplained: dict[int, int]
+    unexplained: dict[int, str]
 
 
 def command(*arguments: object) -> tuple[int, Any]:
@@ -68,6 +68,11 @@ def check_end(run: Run, journal: Journal, open_at_deaths: Mapping[int, int]) -> 
         taken[attempt.shard] += len(attempt.rows)
         tries[attempt.shard] += 1
     allowed = Counter(open_at_deaths) + journal.helped(run.key, run.shards, MOST_IN_HAND)
+    unexplained = {
+        shard: _attempts(run, journal, shard)
+        for shard, count in tries.items()
+        if count - 1 > allowed[shard]
+    }
     return End(
         run=run,
         verdict=verdict,
@@ -75,13 +80,10 @@ def check_end(run: Run, journal: Journal, open_at_deaths: Mapping[int, int]) -> 
         again=taken.total() - run.rows,
         helped=allowed.total() - sum(open_at_deaths.values()),
         allowed=allowed.total() * run.shard_rows,
-        unexplained={
-            shard: count - 1 - allowed[shard]
-            for shard, count in tries.items()
-            if count - 1 > allowed[shard]
-        },
+        unexplained=unexplained,
     )
 
 
-def _attempts(run: Run, journal: Journal) -> str:
-    return "\n".join(map(str, journal.of_run(run.key)))
+def _attempts(run: Run, journal: Journal, shard: int | None = None) -> str:
+    attempts = journal.of_run(run.key)
+    return "\n".join(str(each) for each in attempts if shard in (None, each.shard))

@@ -89,12 +89,16 @@ class Journal:
         return (attempt for attempt in list(self.attempts.values()) if attempt.run == run)
 
     def open_at(self, slot: str, moment_s: float) -> set[int]:
-        """The shards that a worker had begun at a moment, or began later in vain, unclosed."""
+        """The shards that a worker had in hand when it died at a moment: others had to begin them.
+
+        Those that it had begun and not closed; and those that it began later, having been given
+        them before its end reached it, unless it closed them before anybody else began.
+        """
         return {
             attempt.shard
             for attempt in self.by_slot[slot]
             if not _closed_at(attempt, moment_s)
-            if attempt.began_s <= moment_s or attempt.won_s is None
+            if attempt.began_s <= moment_s or attempt.won_s is None or self._beside(attempt)
         }
 
     def helped(self, run: str, shards: int, most_in_hand: int) -> Counter[int]:
@@ -113,6 +117,15 @@ class Journal:
             )
             helped[attempt.shard] += beside and shards - closed <= most_in_hand
         return helped
+
+    def _beside(self, attempt: Attempt) -> bool:
+        """Whether somebody else began the shard of `attempt` while it had not ended."""
+        return any(
+            other.shard == attempt.shard
+            and other.began_s > attempt.began_s
+            and not _closed_at(attempt, other.began_s)
+            for other in self.of_run(attempt.run)
+        )
 
     def winner(self, run: str, shard: int) -> Attempt | None:
         found = (a for a in self.of_run(run) if a.shard == shard and a.won_s is not None)

@@ -42,7 +42,7 @@ def test_a_storm_of_kills_loses_nothing_doubles_nothing_and_repeats_only_what_wa
     ends = rage(storm, field)
     say("storm", storm, ends, figure)
     assert_as_planned(storm, plan)
-    assert_explained(ends)
+    assert_explained(ends, storm)
     assert not storm.victims.with_torch
     assert any(zombie.wrote_too_late for zombie in storm.zombies)
 
@@ -63,7 +63,7 @@ def test_a_storm_over_workers_with_a_real_model_is_no_different(
     ends = rage(storm, field)
     say("storm over a real model", storm, ends, figure)
     assert_as_planned(storm, plan)
-    assert_explained(ends)
+    assert_explained(ends, storm)
     assert storm.victims.with_torch == storm.victims.workers.keys()
 
 
@@ -118,12 +118,15 @@ def assert_as_planned(storm: Storm, plan: Plan) -> None:
     assert kills["zombie"] >= plan.zombies
 
 
-def assert_explained(ends: list[End]) -> None:
+def assert_explained(ends: list[End], storm: Storm) -> None:
     """Each attempt beyond a shard's first follows a death at which that very shard was open.
 
     Or it is a second attempt at the tail: when workers had nothing else to do.
     """
-    assert not {end.run.name: end.unexplained for end in ends if end.unexplained}
+    deaths = "\n".join(map(str, storm.victims.deaths))
+    for end in ends:
+        for shard, attempts in end.unexplained.items():
+            pytest.fail(f"{end.run.name}, shard {shard}:\n{attempts}\n\nDeaths:\n{deaths}")
     assert sum(end.again for end in ends) <= sum(end.allowed for end in ends)
 
 
