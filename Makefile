@@ -57,7 +57,7 @@ test: $(READY) ## Run every test and a small storm (Ceph's packages are needed f
 storm: $(READY) ## Ten times the kills of CI: more than a thousand, an hour and a half
 	STORM=10 $(BIN)/python -m pytest tests/storm
 
-bench: $(READY) ## Measure the farm and its rivals into docs/scale.md (30 minutes; BENCH=small, ONLY=name)
+bench: $(READY) ## Measure the farm and its rivals into docs/scale.md (75 minutes; BENCH=small, ONLY=name)
 	$(BIN)/python -m tests.bench $(BENCH_INTO) $(addprefix --only ,$(ONLY))
 
 flame: $(READY) $(DEMO)/prompts.parquet ## Profile a worker with the demo model into docs/worker-flame.svg

@@ -121,6 +121,11 @@ def contest_on_ceph(scale: Scale) -> Result:
         return contest(replace(scale, rounds=1), store)
 
 
+def of_many(measure: Measurement) -> Measurement:
+    """A contest of as many rows as there are, once."""
+    return lambda scale: measure(replace(scale, some_rows=scale.many_rows, rounds=1))
+
+
 def resume(scale: Scale) -> Result:
     """A half-done run is gone on with by another process."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -170,6 +175,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "curve-ceph": curve_on_ceph,
     "contest": contest,
     "contest-ceph": contest_on_ceph,
+    "contest-many": of_many(contest),
+    "contest-many-ceph": of_many(contest_on_ceph),
     "demo": demo,
     "elastic": elastic,
     "resume": resume,

@@ -95,13 +95,12 @@ def test_a_worker_is_held_against_each_rival_of_as_many_threads(results: Results
         "plain_loop, 1 process, 2 threads": [32.0],
     }
     results.add("demo", {"rows": 64, "images_per_s": rates}, 1.0)
-    said = {bar.what.removeprefix("demo model, a worker of "): bar.value for bar in bars(results)}
+    said = {bar.what.removeprefix("demo model, a worker"): bar.value for bar in bars(results)}
     assert said == {
-        "one thread ÷ bare engine": pytest.approx(24.5 / 25),
-        "one thread ÷ plain loop": pytest.approx(24.5 / 20),
-        "one thread ÷ accelerate split": pytest.approx(24.5 / 22),
-        "two threads ÷ bare engine": pytest.approx(30 / 40),
-        "two threads ÷ plain loop": pytest.approx(30 / 32),
+        " ÷ bare engine": pytest.approx(24.5 / 25),
+        " ÷ plain loop": pytest.approx(24.5 / 20),
+        " ÷ accelerate split": pytest.approx(24.5 / 22),
+        ", 2 threads ÷ plain loop": pytest.approx(30 / 32),
     }
 
 
