@@ -7,15 +7,17 @@ on a store that is well, and its bytes are read.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from datetime import datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,11 @@ from tests.making.stores import (
 
 FAULTS: list[Fault] = [fails, loses_answer, killed_after]
 FEWEST_CALLS = 34
-AT_ONCE = 4
+PROCESSES = 3
+CHUNK = 32
 """Runs wait, as they should, before they ask a failing store again: others go on meanwhile."""
+
+Objects = dict[str, tuple[bytes, datetime]]
 
 _ATTEMPT = re.compile(r"(?<=/\d{6}-)[0-9a-z]+")
 _RANDOM = re.compile(
@@ -151,14 +156,14 @@ class Pair:
 
     first: tuple[Point, Fault]
     second: tuple[Point, Fault]
-    left: MemoryBucket | None
+    left: Objects | None
 
     def disturb(self, wanted: RunRecord) -> MemoryBucket:
         """What the store has after both faults."""
         if self.left is None:
             bucket, faults = MemoryBucket(), Faults(dict([self.first, self.second]))
         else:
-            bucket, faults = copy_of(self.left), Faults(dict([self.second]))
+            bucket, faults = MemoryBucket(dict(self.left)), Faults(dict([self.second]))
         live(bucket, wanted, faults)
         # A process that reads receipts ahead and ends may or may not have asked for the next one.
         assert all(keys.RECEIPTS in point.key for point in faults.left), faults.left
@@ -189,31 +194,56 @@ class Pairs:
                 resume = live(copy_of(bucket), self._wanted, Faults({}))
                 self._resumes[left] = len(resume) * len(FAULTS)
                 for later in resume:
-                    yield from (Pair(first, (later, fault), bucket) for fault in FAULTS)
+                    yield from (Pair(first, (later, fault), bucket.objects) for fault in FAULTS)
             self.in_the_resume += self._resumes[left]
 
 
 class Judge:
-    """Resumes and checks what is left of runs, once for each kind of remains."""
+    """Resumes and checks what is left of runs, once for each kind of remains in a process."""
 
     def __init__(self, wanted: RunRecord, expected: list[Line]) -> None:
         self._wanted = wanted
         self._expected = expected
-        self.passed: set[Remains] = set()
+        self._passed: set[Remains] = set()
 
-    def judge(self, bucket: MemoryBucket) -> None:
-        """What is committed is right; the run is resumed and whole; only what lost is swept."""
+    def judge(self, bucket: MemoryBucket) -> str:
+        """What is committed is right; the run is resumed and whole; only what lost is swept.
+
+        Returns what was left, in short: the same for the same remains in every process.
+        """
         store = MemoryStore(bucket=bucket)
         assert set(read_lines(store)) <= set(self._expected)
         left = remains(bucket)
-        if left in self.passed:
-            return
-        submit_on(store, self._wanted)
-        assert_whole(store, self._expected)
-        sweep_run(store, self._wanted.plan.shards)
-        assert_only_named_objects(store)
-        assert_whole(store, self._expected)
-        self.passed.add(left)
+        if left not in self._passed:
+            submit_on(store, self._wanted)
+            assert_whole(store, self._expected)
+            sweep_run(store, self._wanted.plan.shards)
+            assert_only_named_objects(store)
+            assert_whole(store, self._expected)
+            self._passed.add(left)
+        return hashlib.sha256(repr(left).encode()).hexdigest()
+
+    def try_out(self, pair: Pair) -> str:
+        """Make a pair of faults and judge what it left."""
+        try:
+            return self.judge(pair.disturb(self._wanted))
+        except Exception as error:
+            error.add_note(f"after {pair.first}, then {pair.second}, resumed: {bool(pair.left)}")
+            raise
+
+
+_judges: list[Judge] = []
+"""The one of this process, where pairs are made."""
+
+
+def _appoint(wanted: RunRecord, expected: list[Line]) -> None:
+    logging.getLogger("render_farm").setLevel(logging.CRITICAL)  # thousands of faults are logged
+    _judges.append(Judge(wanted, expected))
+
+
+def _try_out(pair: Pair) -> str:
+    (judge,) = _judges
+    return judge.try_out(pair)
 
 
 @pytest.mark.timeout(1800)
@@ -222,35 +252,24 @@ def test_two_faults_at_any_two_calls_lose_nothing_and_double_nothing(
     figure: Callable[[str, object], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "render_farm")  # thousands of faults are logged
-    started, cpu = time.monotonic(), time.process_time()
+    caplog.set_level(logging.CRITICAL, "render_farm")
+    started = time.monotonic()
     bucket = MemoryBucket()
     undisturbed = live(bucket, wanted, Faults({}))
     assert len(undisturbed) >= FEWEST_CALLS
     expected = read_lines(MemoryStore(bucket=bucket))
     assert [line[:2] for line in expected] == [(0, 0), (1, -1), (2, 0)]
-    judge = Judge(wanted, expected)
-    judge.judge(bucket)
-
-    def attempt(pair: Pair) -> None:
-        try:
-            judge.judge(pair.disturb(wanted))
-        except Exception as error:
-            error.add_note(f"after {pair.first}, then {pair.second}, resumed: {bool(pair.left)}")
-            raise
-
+    Judge(wanted, expected).judge(bucket)
     pairs = Pairs(wanted, undisturbed)
-    remaining = iter(pairs)
-    made = 0
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        while batch := list(islice(remaining, 64 * AT_ONCE)):
-            made += len(list(pool.map(attempt, batch)))
+    with ProcessPoolExecutor(
+        PROCESSES, get_context("spawn"), initializer=_appoint, initargs=(wanted, expected)
+    ) as pool:
+        left = list(pool.map(_try_out, pairs, chunksize=CHUNK))
     figure("crash points: calls of the small run", len(undisturbed))
     figure("crash points: pairs of faults in one process", pairs.in_one_process)
     figure("crash points: pairs of a fault and one in the resume", pairs.in_the_resume)
-    figure("crash points: different pairs, each made", made)
-    figure("crash points: different remains of them, each resumed", len(judge.passed))
+    figure("crash points: different pairs, each made", len(left))
+    figure("crash points: different remains of them, each resumed", len(set(left)))
     figure("crash points: seconds for all pairs", round(time.monotonic() - started))
-    figure("crash points: seconds of CPU for all pairs", round(time.process_time() - cpu))
     assert pairs.in_one_process > len(undisturbed) * len(FAULTS)
     assert pairs.in_the_resume > (len(undisturbed) * len(FAULTS)) ** 2 / 4
