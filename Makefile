@@ -8,6 +8,8 @@ FARM := $(BIN)/render-farm
 DEMO := demo
 CEPH := $(PYTHON) infra/ceph/one_host.py --bucket render-farm --
 BENCH_INTO = $(if $(filter small,$(BENCH)),--into build/bench,--full --into docs)
+# Tests that neither measure nor start a server: two processes share them.
+SIDE_BY_SIDE := $(addprefix tests/,engine hostile job jobs output protocol set_checker views)
 CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 
 .DEFAULT_GOAL := help
@@ -52,7 +54,8 @@ demo-s3-inside:
 	@echo; echo "Look at $(DEMO)/sheet-s3.png. The store was started for this run and ends now."
 
 test: $(READY) ## Run every test and a small storm (Ceph's packages are needed for some)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE))
 
 storm: $(READY) ## Ten times the kills of CI: more than a thousand, an hour and a half
 	STORM=10 $(BIN)/python -m pytest tests/storm

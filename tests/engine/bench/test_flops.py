@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from render_farm.engine.bench.flops import Flops, average_flops, count_flops
 from render_farm.engine.bench.published import SD15, SDXL, Published
 from render_farm.engine.model import LoadedPipeline
-from tests.engine.conftest import MakeRequest
+from tests.engine.conftest import LoadModel, MakeRequest
 
 
 def on_meta(published: Published) -> Any:
@@ -59,11 +59,13 @@ def test_operations_of_a_picture_follow_the_formula():
 
 
 def test_forwards_and_lanes_are_what_scheduler_and_guidance_ask_for(
-    sd15: LoadedPipeline, request_of: MakeRequest
+    load_model: LoadModel, request_of: MakeRequest
 ):
+    own = load_model("sd15").pipeline.scheduler
+
     def lane_forwards(**changes: object) -> float:
         row = request_of(steps=10, **{"guidance_scale": 1.0, **changes})
-        return average_flops(Flops(1, 0, 0), [row], sd15.pipeline.scheduler)
+        return average_flops(Flops(1, 0, 0), [row], own)
 
     assert lane_forwards(scheduler="pndm") == 11
     assert lane_forwards(scheduler="model") == 11
