@@ -79,17 +79,19 @@ def load_pipeline(source: ModelSource) -> LoadedPipeline:
         )
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
-    if source.offload == "model" and device.type == "cpu":
+    if source.offload != "none" and device.type == "cpu":
         raise ModelError(
             "model.offload",
-            "model",
+            source.offload,
             "none on a machine without an accelerator",
             "remove model.offload: there is no accelerator to move components off from",
         )
+    if source.offload == "balanced":
+        _refuse_one_accelerator()
     facts = check_folder(local_folder(source), safety_checker=source.safety_checker)
     quiet_libraries()
     settle_kernels(device)
-    pipeline = _read(facts, dtype)
+    pipeline = _read(facts, dtype, balanced=source.offload == "balanced")
     with fitting(source, device):
         fuse_loras(pipeline, source.loras, device, stay=source.offload == "none")
         safety = None
@@ -123,7 +125,18 @@ def local_folder(source: ModelSource) -> Path:
     return Path(source.path)
 
 
-def _read(facts: FolderFacts, dtype: torch.dtype) -> Any:
+def _refuse_one_accelerator() -> None:
+    count = torch.accelerator.device_count()
+    if count < 2:
+        raise ModelError(
+            "model.offload",
+            f"balanced, in a process that sees {count} accelerator{'s' * (count != 1)}",
+            "balanced where a worker has 2 or more accelerators",
+            "set workers.gpus to that many, or remove model.offload",
+        )
+
+
+def _read(facts: FolderFacts, dtype: torch.dtype, *, balanced: bool) -> Any:
     options: dict[str, Any] = {
         "dtype": dtype,
         "variant": facts.layout.variant,
@@ -132,6 +145,8 @@ def _read(facts: FolderFacts, dtype: torch.dtype) -> Any:
         "low_cpu_mem_usage": True,
         "local_files_only": True,
     }
+    if balanced:
+        options["device_map"] = "balanced"
     if facts.layout.left_out:
         options |= dict.fromkeys(facts.layout.left_out)
         options["requires_safety_checker"] = False
@@ -221,6 +236,8 @@ def _place(pipeline: Any, source: ModelSource, device: torch.device) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     if source.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    if source.offload == "balanced":  # every component was loaded to its place
         return pipeline
     return pipeline.to(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DTYPES = ("auto", "float16", "bfloat16", "float32")
-OFFLOADS = ("none", "model")
+OFFLOADS = ("none", "model", "balanced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,11 @@ class ModelSource:
 
     `path` is a local folder in the diffusers layout or a hub id, `revision` a hub revision.
     `dtype` is ``auto`` (float16 on an accelerator, float32 on a CPU), ``float16``, ``bfloat16``
-    or ``float32``; `offload` is ``none`` or ``model`` (one component at a time on the
-    accelerator). `device` is ``auto`` (the accelerator if there is one, else the CPU) or a torch
-    device such as ``cpu`` or ``cuda``. `endpoint` and `cache_dir` replace the hub's address and
-    the place of its cache; None is what huggingface_hub reads from the environment.
+    or ``float32``; `offload` is ``none``, ``model`` (one component at a time on the accelerator) or
+    ``balanced`` (components spread over all accelerators that this process sees). `device` is
+    ``auto`` (the accelerator if there is one, else the CPU) or a torch device such as ``cpu`` or
+    ``cuda``. `endpoint` and `cache_dir` replace the hub's address and the place of its cache; None
+    is what huggingface_hub reads from the environment.
 
     `loras` are added to the weights in this order. `clip_skip` is how many of the last layers of
     the CLIP text encoders are left out. `safety_checker` loads the model's own. `compile` is

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from render_farm.engine.choice import choose_engine
 from render_farm.engine.folder import check_folder
@@ -59,6 +60,7 @@ def prepare(job: JobSpec, model_cache: str) -> Prepared:
     for name, spec in job.every_model.items():
         field = "model.path" if name == ONLY_MODEL else f"models.{name}.path"
         with _collected(field, problems), naming(name):
+            _check_accelerators(spec, job.workers.gpus)
             specs[name], models[name] = _prepare_model(spec, job.defaults, model_cache)
     if dataset is not None and would_find(job.prompts.path, job.output.uri):
         problems.append(
@@ -96,6 +98,39 @@ def _with(job: JobSpec, section: str, **values: object) -> JobSpec:
 def _absolute(path: str) -> str:
     """A path that means the same from any working directory."""
     return path.rstrip("/") if "://" in path else os.path.normpath(expanded(path).absolute())
+
+
+def _check_accelerators(model: ModelSpec, gpus: float | Literal["auto"]) -> None:
+    """A worker renders on one accelerator, unless its model is spread over several.
+
+    Raises: `InputError` or `ModelError` where the one is asked for without the other.
+    """
+    balanced = model.offload == "balanced"
+    several = gpus != "auto" and gpus > 1
+    if model.engine == REHEARSAL:
+        return
+    if several and not balanced:
+        raise InputError.of(
+            "workers.gpus",
+            f"{gpus:g}, with model.offload: {model.offload}",
+            "at most 1: a worker renders on one GPU, unless model.offload: balanced spreads its "
+            "model over several",
+            "set workers.gpus: 1, for more workers, or model.offload: balanced",
+        )
+    if balanced and not several:
+        raise ModelError(
+            "model.offload",
+            f"balanced, with workers.gpus: {gpus}",
+            "balanced with 2 or more GPUs a worker",
+            "set workers.gpus to how many the model is to be spread over, or remove model.offload",
+        )
+    if balanced and model.loras:
+        raise ModelError(
+            "model.loras",
+            f"{len(model.loras)}, with model.offload: balanced",
+            "none where a model is spread over several GPUs",
+            "remove model.loras, or model.offload",
+        )
 
 
 def _prepare_model(

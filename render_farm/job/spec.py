@@ -89,7 +89,9 @@ class ModelSpec(Section):
     engine: Literal["auto", "steps", "call", "rehearsal"] = Field(
         default="auto", description="auto, steps, call or rehearsal"
     )
-    offload: Literal["none", "model"] = Field(default="none", description="none or model")
+    offload: Literal["none", "model", "balanced"] = Field(
+        default="none", description="none, model or balanced"
+    )
     loras: list[LoraSpec] = Field(
         default_factory=list, description="a list of LoRAs, each with the keys path, weight"
     )

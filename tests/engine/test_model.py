@@ -6,12 +6,15 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
+from render_farm.engine import model
 from render_farm.engine.build import build_sampler
 from render_farm.engine.call import CallSampler
 from render_farm.engine.device import batch_that_fits, first_batch_size
@@ -123,6 +126,7 @@ def test_a_missing_component_is_named_before_loading(sd15_folder, tmp_path):
     ("changes", "field"),
     [
         ({"offload": "model", "device": "cpu"}, "model.offload"),
+        ({"offload": "balanced", "device": "cpu"}, "model.offload"),
         ({"offload": "disk"}, "model.offload"),
         ({"dtype": "int8"}, "model.dtype"),
         ({"device": "cuda:99"}, "device"),
@@ -173,6 +177,7 @@ def test_the_first_batch_on_an_accelerator_follows_its_memory(free_gib, itemsize
 
 LOAD = """
 import sys
+from render_farm.engine import model
 from render_farm.engine.build import build_sampler
 from render_farm.engine.source import ModelSource
 build_sampler("call", ModelSource(sys.argv[1], device="cpu"))
@@ -184,3 +189,38 @@ def test_loading_says_nothing_on_the_terminal(sd15_folder: Path):
         [sys.executable, "-c", LOAD, str(sd15_folder)], capture_output=True, timeout=120, check=True
     )
     assert (result.stdout, result.stderr) == (b"", b"")
+
+
+@pytest.fixture
+def accelerators(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has the loader believe that it sees so many."""
+
+    def see(count: int) -> None:
+        monkeypatch.setattr(model, "choose_device", lambda wanted: torch.device("cuda"))
+        monkeypatch.setattr(model, "device_model", lambda device: "a GPU")
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+    return see
+
+
+def test_a_balanced_model_is_spread_by_diffusers_and_not_moved_afterwards(
+    sd15_folder, accelerators, monkeypatch
+):
+    accelerators(2)
+    read, asked = model._from_folder, []
+
+    def from_folder(path: str, options: dict[str, Any]) -> Any:
+        asked.append(options["device_map"])
+        return read(path, options)  # with no accelerator in sight, diffusers spreads over the CPU
+
+    monkeypatch.setattr(model, "_from_folder", from_folder)
+    loaded = load_pipeline(ModelSource(str(sd15_folder), offload="balanced", dtype="float32"))
+    assert asked == ["balanced"]
+    assert loaded.pipeline.device.type == "cpu"
+
+
+def test_a_model_cannot_be_spread_over_one_accelerator(sd15_folder, accelerators):
+    accelerators(1)
+    with pytest.raises(ModelError, match="sees 1 accelerator ") as raised:
+        load_pipeline(ModelSource(str(sd15_folder), offload="balanced"))
+    assert raised.value.problem.field == "model.offload"

@@ -220,3 +220,35 @@ def test_a_run_from_before_these_keys_is_the_same_run(prompts: Path, tmp_path: P
         prepare(make_job(prompts, tmp_path / "run", model={**section, "clip_skip": 1}), "cache")
     )
     assert [problem.field for problem in compare(old, changed)] == ["model.clip_skip"]
+
+
+@pytest.mark.parametrize(
+    ("offload", "gpus", "field"),
+    [
+        ("none", 2, "workers.gpus"),
+        ("model", 8, "workers.gpus"),
+        ("balanced", 1, "model.offload"),
+        ("balanced", "auto", "model.offload"),
+    ],
+)
+def test_several_gpus_a_worker_are_for_models_that_are_spread_and_the_other_way_round(
+    prompts: Path, tmp_path: Path, model: Path, offload: str, gpus: object, field: str
+):
+    how = {"path": str(model), "engine": "auto", "offload": offload}
+    job = make_job(prompts, tmp_path / "run", model=how, workers={"gpus": gpus})
+    with pytest.raises(InputError) as error:
+        prepare(job, "cache")
+    assert [problem.field for problem in error.value.problems] == [field]
+
+
+def test_a_model_that_is_spread_is_called_and_takes_no_loras(
+    prompts: Path, tmp_path: Path, model: Path, lora: Path
+):
+    how: dict[str, object] = {"path": str(model), "engine": "auto", "offload": "balanced"}
+    several = {"gpus": 2}
+    prepare(make_job(prompts, tmp_path / "run", model=how, workers=several), "cache")
+    for key, value in (("loras", [{"path": str(lora)}]), ("engine", "steps")):
+        job = make_job(prompts, tmp_path / "run", model=how | {key: value}, workers=several)
+        with pytest.raises(InputError) as error:
+            prepare(job, "cache")
+        assert [problem.field for problem in error.value.problems] == [f"model.{key}"]

@@ -333,7 +333,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"model__offload": "disk"},
         "model.offload",
         "'disk'",
-        "none or model",
+        "none, model or balanced",
         "set model.offload",
     ),
     "unknown container": (
