@@ -9,7 +9,7 @@ DEMO := demo
 CEPH := $(PYTHON) infra/ceph/one_host.py --bucket render-farm --
 BENCH_INTO = $(if $(filter small,$(BENCH)),--into build/bench,--full --into docs)
 # Tests that neither measure nor start a server: two processes share them.
-SIDE_BY_SIDE := $(addprefix tests/,engine hostile job jobs output protocol set_checker views)
+SIDE_BY_SIDE := $(addprefix tests/,engine job jobs output protocol set_checker views)
 CEPH_PACKAGES := radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 
 .DEFAULT_GOAL := help

@@ -12,7 +12,8 @@ class Hands:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
-        self._held: dict[str, list[int]] = {}
+        self._held: dict[str, dict[int, int]] = {}
+        self._turns = 0
         self._heard: dict[str, int] = {}
         self._holders: dict[int, list[str]] = {}
         self._settled: set[int] = set()
@@ -40,12 +41,12 @@ class Hands:
 
     def join(self, worker: str, places: int) -> None:
         """A worker can take `places` shards at a time."""
-        self._places[worker], self._held[worker], self._heard[worker] = places, [], 0
+        self._places[worker], self._held[worker], self._heard[worker] = places, {}, 0
         self._free[worker] = None
 
     def leave(self, worker: str) -> list[int]:
         """A worker is no more; the shards it had in hand, in the order of assignment."""
-        held = self._held.pop(worker, [])
+        held = list(self._held.pop(worker, {}))
         for shard in held:
             self._let_go(worker, shard)
         self._places.pop(worker, None)
@@ -55,7 +56,8 @@ class Hands:
 
     def give(self, worker: str, shard: int) -> None:
         """A worker is given a shard."""
-        self._held[worker].append(shard)
+        self._turns += 1
+        self._held[worker][shard] = self._turns
         self._holders.setdefault(shard, []).append(worker)
         if len(self._held[worker]) >= self._places[worker]:
             del self._free[worker]
@@ -63,7 +65,7 @@ class Hands:
     def answered(self, worker: str, shard: int) -> None:
         """A worker has the shard in hand no more."""
         self._heard[worker] += 1
-        self._held[worker].remove(shard)
+        del self._held[worker][shard]
         self._free.setdefault(worker)
         self._let_go(worker, shard)
 
@@ -83,6 +85,10 @@ class Hands:
     def open_of(self, worker: str) -> tuple[int, ...]:
         """Those of a worker's shards that are not settled."""
         return tuple(shard for shard in self.of(worker) if shard not in self._settled)
+
+    def turn(self, worker: str, shard: int) -> int:
+        """When a worker was given a shard that it has in hand, counted in assignments."""
+        return self._held[worker][shard]
 
     def holders(self, shard: int) -> tuple[str, ...]:
         """Who has the shard in hand."""

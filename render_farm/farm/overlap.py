@@ -81,14 +81,22 @@ class OverlappedWorker:
         return cls(worker)
 
     def submit(self, assignment: Assignment) -> Future[Answer]:
-        """Take a shard in hand. The future's error is final: the process must end."""
+        """Take a shard in hand. The future's error is final: the process must end.
+
+        Raises: `RuntimeError` when this machine has no thread to spare; nothing is in hand then.
+        """
         hand = _Hand(assignment, Future())
         with self._lock:
             if self._fatal is not None:
                 hand.answer.set_exception(self._fatal)
                 return hand.answer
             self._hands[hand.shard] = hand
-        self._reader.submit(self._guarded, self._begin, hand)
+        try:
+            self._reader.submit(self._guarded, self._begin, hand)
+        except RuntimeError:
+            with self._lock:
+                del self._hands[hand.shard]
+            raise
         return hand.answer
 
     def abandon(self, shard: int, *, unless_begun: bool) -> None:

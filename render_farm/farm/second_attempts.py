@@ -2,12 +2,14 @@
 
 Of the worker with the most in hand the shard it was given last, which it has least likely begun:
 where it has not, it gives it back, and the shard has moved. Where it has, the faster of the two
-commits, and a slow worker holds up nobody.
+commits, and a slow worker holds up nobody. Of workers with as many, the one whose shard is the
+longest in its hands is the slowest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from render_farm.farm.hands import Hands
 from render_farm.farm.shard_queue import ShardQueue
@@ -28,11 +30,17 @@ def second_attempts(hands: Hands, queue: ShardQueue) -> Iterator[tuple[str, str,
 
 
 def _found(thief: str, hands: Hands, queue: ShardQueue) -> tuple[str, int] | None:
-    for victim in sorted(hands.workers, key=lambda worker: -len(hands.open_of(worker))):
+    for victim in sorted(hands.workers, key=partial(_haste, hands)):
         shard = _last(thief, victim, hands, queue)
         if shard is not None:
             return victim, shard
     return None
+
+
+def _haste(hands: Hands, worker: str) -> tuple[int, int]:
+    """The less, the more a worker is in need of help."""
+    shards = hands.open_of(worker)
+    return -len(shards), hands.turn(worker, shards[0]) if shards else 0
 
 
 def _last(thief: str, victim: str, hands: Hands, queue: ShardQueue) -> int | None:

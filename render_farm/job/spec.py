@@ -158,6 +158,23 @@ def _gpus(value: float) -> float:
     return value
 
 
+RESERVED_OTHERWISE = ("CPU", "GPU", "memory", "object_store_memory")
+
+
+def _resource(name: str) -> str:
+    """Ray has words of its own, for which there are other keys or none."""
+    if name in RESERVED_OTHERWISE:
+        raise ValueError("not a resource of one's own")
+    return name
+
+
+def _share(value: float) -> float:
+    """Ray counts resources in ten-thousandths."""
+    if value != round(value, 4):
+        raise ValueError("finer than Ray counts")
+    return value
+
+
 class WorkersSpec(Section):
     """How many workers there are and what each takes of its machine."""
 
@@ -174,10 +191,13 @@ class WorkersSpec(Section):
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="auto or a whole number, 1 to 1024"
     )
-    resources: dict[NonEmpty, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
+    resources: dict[
+        Annotated[NonEmpty, AfterValidator(_resource)],
+        Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_share)],
+    ] = Field(
         default_factory=dict,
-        description="name of a resource that nodes of the Ray cluster declare: how much of it a "
-        "worker takes, above 0",
+        description="name of a resource that nodes of the Ray cluster declare, but CPU, GPU and "
+        "memory: how much of it a worker takes, above 0, in ten-thousandths",
     )
     open_shards: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
         default="auto", description="auto, or shards that a worker has in hand, 1 to 64"

@@ -160,6 +160,22 @@ def test_the_thread_that_loads_the_model_ends_before_the_first_shard(make_desk):
     assert not loader.is_alive()
 
 
+def test_a_shard_for_which_there_is_no_thread_is_not_in_hand(make_desk, monkeypatch):
+    desk = make_desk()
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as few:
+        few.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            desk.submit(0)
+    closing = threading.Thread(target=desk.worker.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()  # it waits for what is in hand
+
+
 def render_together(run: Run, sampler: Sampler, shards: int) -> None:
     """Render shards as one stream, in this thread."""
     worker = ShardWorker(run.options(), run.store, run.record, sampler)

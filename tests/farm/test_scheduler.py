@@ -505,6 +505,16 @@ def test_at_the_end_an_idle_worker_takes_what_the_busiest_was_given_last():
     assert assigned(decisions) == {"c": 4}
 
 
+def test_of_workers_with_one_shard_each_the_one_that_has_had_it_longest_is_helped():
+    s = scheduler(4)
+    s.worker_ready("a", 1)
+    s.worker_ready("b", 1)
+    s.shard_closed("a", receipt(0))
+    assert s.hands.of("a") == (2,)
+    s.shard_closed("a", receipt(2))
+    assert assigned(s.worker_ready("c", 1)) == {"c": 1}  # b's, the oldest; a has 3 since just now
+
+
 def test_a_shard_that_is_given_back_for_another_worker_is_that_workers_alone():
     s = scheduler(2)
     s.worker_ready("a", 2)

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MEMORY_BYTES = 2 * 2**30
-"""Address space beyond what the libraries take; many times what a small file needs."""
+MEMORY_BYTES = 4 * 2**30
+"""Address space beyond what the libraries take: allocators reserve 2 GiB, and use little of it."""
 PATIENCE_S = 60
 
 Judge = Callable[[int], str]

@@ -79,6 +79,25 @@ def test_gpus_may_be_shared(value: object) -> None:
     assert job("workers.gpus", value).workers.gpus == value
 
 
+@pytest.mark.parametrize("amounts", [{"a100": 1}, {"a": 0.0001, "b": 2.5}, {}])
+def test_resources_have_names_of_their_own_and_amounts_that_ray_can_count(amounts: object) -> None:
+    assert job("workers.resources", amounts).workers.resources == amounts
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        *((name, 1) for name in ("CPU", "GPU", "memory", "object_store_memory", "")),
+        *(("a", amount) for amount in (0, -1, 0.00004, 0.12345, "much")),
+    ],
+)
+def test_what_ray_cannot_reserve_is_refused(name: str, amount: object) -> None:
+    with pytest.raises(InputError) as caught:
+        job("workers.resources", {name: amount})
+    (problem,) = caught.value.problems
+    assert problem.field.startswith("workers.resources")
+
+
 @pytest.mark.parametrize("value", ["auto", True, False])
 def test_compiling_is_auto_or_a_truth(value: object) -> None:
     assert job("model.compile", value).model.compile is value
