@@ -12,61 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from render_farm.engine.attention import Context, take_over_attention
 from render_farm.engine.batches import VECTOR
 from render_farm.engine.conditioning import Embedding
 from render_farm.engine.unet import Features, SplitUNet
-from render_farm.errors import ModelError
 
 LATENT_FACTOR = 8
 
 LANES_A_PICTURE = 2
 """A batch of n has lanes for n pictures with guidance, or for twice as many without."""
-
-Context = tuple[tuple[torch.Tensor, torch.Tensor], ...]
-"""Keys and values of every cross-attention layer, each [heads, tokens, channels a head]."""
-
-
-class _LaneAttention(torch.nn.Module):
-    """Attention whose cross layers find their keys and values among the lanes' contexts.
-
-    As diffusers' `Attention` with `AttnProcessor2_0`, for the layers that Stable Diffusion U-Nets
-    have, and with their weights. It stands in the place of the whole layer: diffusers looks up
-    the signature of a processor at every call, which took 3 % of a picture's time on a CPU.
-    `layer` counts the cross-attention layers; None is self-attention.
-    """
-
-    def __init__(self, attn: Any, layer: int | None) -> None:
-        super().__init__()
-        self.heads: int = attn.heads
-        self.to_q, self.to_k, self.to_v = attn.to_q, attn.to_k, attn.to_v
-        self.to_out = attn.to_out[0]
-        self.layer = layer
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: Any = None,
-        attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """[B, N, C] to [B, N, C]; `encoder_hidden_states` are the lanes' contexts."""
-        del attention_mask
-        query = _heads(self.to_q(hidden_states), self.heads)
-        if self.layer is None:
-            key = _heads(self.to_k(hidden_states), self.heads)
-            value = _heads(self.to_v(hidden_states), self.heads)
-        else:
-            key, value = encoder_hidden_states[self.layer]
-        attended = scaled_dot_product_attention(query, key, value)  # (B, heads, N, channels)
-        output: torch.Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
-        return output
-
-
-def _heads(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, N, C] to [B, heads, N, C / heads]."""
-    batch, tokens, channels = states.shape
-    return states.view(batch, tokens, heads, channels // heads).transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +63,7 @@ class Denoiser:
 
     def __init__(self, unet: Any, device: torch.device) -> None:
         self._device = device
-        self._cross = _take_over_attention(unet)
+        self._cross = take_over_attention(unet)
         self._unet: Any = unet.to(memory_format=torch.channels_last)
         self._eager = SplitUNet(self._unet)
         self._of_picture: Callable[..., Features] = self._eager.of_picture
@@ -153,14 +108,8 @@ class Denoiser:
 
     def context(self, embedding: Embedding) -> Context:
         """What a text contributes to every cross-attention layer."""
-        hidden = embedding.hidden[None]  # (1, T, C)
-        return tuple(
-            (
-                _heads(attn.to_k(hidden), attn.heads)[0],
-                _heads(attn.to_v(hidden), attn.heads)[0],
-            )
-            for attn in self._cross
-        )
+        of_layers = (attn.keys_and_values(embedding.hidden[None]) for attn in self._cross)
+        return tuple((key[0], value[0]) for key, value in of_layers)
 
     def lanes(self, count: int, embedding: Embedding, width: int, height: int) -> Lanes:
         """Memory for `count` lanes of pictures of that size (px), every lane filled alike.
@@ -234,39 +183,3 @@ def _gather(parts: Sequence[Features], owners: torch.Tensor) -> Features:
         skips=tuple(to_lanes(*each) for each in zip(*(p.skips for p in parts), strict=True)),
         residual=to_lanes(*residuals) if residuals else None,
     )
-
-
-def _take_over_attention(unet: Any) -> list[_LaneAttention]:
-    """Put our own in the place of every attention layer; returns the cross-attention layers.
-
-    A U-Net that was taken over before has them already.
-    """
-    count = 0
-    for processor in unet.attn_processors:
-        name = processor.removesuffix(".processor")
-        attn = unet.get_submodule(name)
-        _refuse_unusual(name, attn)
-        unet.set_submodule(name, _LaneAttention(attn, count if attn.is_cross_attention else None))
-        count += attn.is_cross_attention
-    ours = (module for module in unet.modules() if isinstance(module, _LaneAttention))
-    return [attn for attn in ours if attn.layer is not None]
-
-
-def _refuse_unusual(name: str, attn: Any) -> None:
-    """What `_LaneAttention` leaves out must not be there. Raises: `ModelError`."""
-    unusual = (
-        attn.group_norm is not None
-        or attn.spatial_norm is not None
-        or attn.norm_q is not None
-        or attn.norm_k is not None
-        or attn.norm_cross
-        or attn.residual_connection
-        or attn.rescale_output_factor != 1
-    )
-    if unusual:
-        raise ModelError(
-            "model.engine",
-            f"steps: {name} is not as in the U-Net of a Stable Diffusion",
-            "steps for the U-Nets of Stable Diffusion 1.x, 2.x and XL",
-            "set model.engine: call",
-        )
