@@ -21,6 +21,10 @@ Step = Literal["noted", "uploads", "commits", "committed"]
 """How far an attempt has come: its rows are noted, its objects go out, its receipt goes out, the
 store has said that it won."""
 
+ON_THE_WAY_S = 5.0
+"""The most that passes between a driver's giving out a shard and the store's hearing of it. A shard
+that is won meanwhile is begun once more by a worker that cannot know of it yet."""
+
 KEY = re.compile(
     r"(?P<run>.+?)/(?:driver/attempts/(?P<noted>\d{6})\.json"
     r"|receipts/(?P<receipt>\d{6})\.json"
@@ -102,7 +106,7 @@ class Journal:
         }
 
     def helped(self, run: str, shards: int, most_in_hand: int) -> Counter[int]:
-        """How often each shard was begun a second time beside an attempt that had not ended.
+        """How often each shard was given out a second time beside an attempt that had not ended.
 
         Only at the tail, when all shards that were not closed were in the workers' hands.
         """
@@ -112,7 +116,7 @@ class Journal:
             at_s = attempt.began_s
             closed = sum(a.won_s is not None and a.won_s < at_s for a in attempts)
             beside = any(
-                earlier.shard == attempt.shard and not _closed_at(earlier, at_s)
+                earlier.shard == attempt.shard and not _closed_at(earlier, at_s - ON_THE_WAY_S)
                 for earlier in attempts[:number]
             )
             helped[attempt.shard] += beside and shards - closed <= most_in_hand
