@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import gzip
 import io
 import json
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+PARQUET = b"PAR1"
+ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,24 @@ def disguises(secret: str) -> dict[str, bytes]:
 def layers(data: bytes) -> Iterator[tuple[str, bytes]]:
     """A text, and what lies compressed in it."""
     yield "", data
-    if data[:4] == b"PAR1":
+    if data[:4] == PARQUET != data[-4:]:
+        # Left half written, without a footer, by a process that was killed.
+        for at in re.finditer(re.escape(ZSTD_FRAME), data):
+            yield " (pages)", b"".join(_unpacked(data[at.start() :]))
+    elif data[:4] == PARQUET:
         file = pq.ParquetFile(io.BytesIO(data))
         yield " (metadata)", repr(file.schema_arrow.metadata).encode()
         yield " (rows)", b"\n".join(_flat(file.read().to_pylist()))
     if data[:2] == b"\x1f\x8b":
         yield " (gzip)", gzip.decompress(data)
+
+
+def _unpacked(frame: bytes) -> Iterator[bytes]:
+    """A zstd frame at the beginning of a text, byte by byte as far as it goes."""
+    stream = pa.CompressedInputStream(pa.BufferReader(frame), "zstd")
+    with contextlib.suppress(OSError):  # what follows the frame is none, or it was cut
+        while byte := stream.read(1):
+            yield byte
 
 
 def _flat(value: object) -> Iterator[bytes]:

@@ -61,6 +61,19 @@ def test_it_is_found_where_files_are_compressed_and_in_names_of_files(tmp_path: 
         assert [place for place in canary.finds(in_files(tmp_path)) if "the name of" in place]
 
 
+def test_it_is_found_in_a_container_that_was_left_half_written():
+    canary = Canary()
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, pa.schema({"a": pa.string()}), compression="zstd") as writer:
+        for number in range(3):
+            writer.write_table(pa.table({"a": [f"{number} {canary.secrets['hub token']}"] * 50}))
+            half = file.getvalue()
+    found = canary.finds([("a half", half), ("a quarter", half[: len(half) // 2])])
+    assert "hub token, plain in a half (pages)" in found
+    assert "hub token, plain in a quarter (pages)" in found
+    assert Canary().finds([("a half", half)]) == []
+
+
 def test_texts_without_it_are_clean(tmp_path: Path):
     (tmp_path / "a.log").write_text("nothing here but " + Canary().secrets["secret key"])
     assert Canary().finds(in_files(tmp_path)) == []
