@@ -104,6 +104,10 @@ def set_threads(count: int) -> None:
     a picture is the same in every lane of batches of 1 to 4; with two it is so in batches of 2 and
     4, and differs by one step of 255 in batches of 3, and from what one thread makes. More threads
     than free cores also make torch a hundred times slower, since they wait by spinning.
+
+    `CallSampler` needs even widths besides, as every published model has them: torch computes the
+    end of a tensor that fills no vector register (8 floats with AVX2) by another exponential, and
+    at an inner width of 37 that end is a part of the last lane.
     """
     torch.set_num_threads(count)
 

@@ -299,7 +299,7 @@ def text_config(hidden: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(vocabulary()),
         hidden_size=hidden,
-        intermediate_size=37,
+        intermediate_size=64,  # fills vector registers, as real ones do; see `set_threads`
         num_attention_heads=4,
         num_hidden_layers=2,
         max_position_embeddings=TOKENS,
@@ -314,7 +314,7 @@ def checker_config() -> CLIPConfig:
     """The safety checker's vision model, tiny."""
     vision = {
         "hidden_size": 32,
-        "intermediate_size": 37,
+        "intermediate_size": 64,
         "num_attention_heads": 4,
         "num_hidden_layers": 2,
         "image_size": CHECKED_PX,
