@@ -18,8 +18,7 @@ from render_farm.farm.in_flight import NOTHING, Following
 from render_farm.job.request import Kind, RenderRequest
 from render_farm.job.rerolls import rerolled
 from render_farm.job.spec import OnFlagged
-from render_farm.ledger.shapes import adopt_shape, lower_shape
-from render_farm.store.base import Store
+from render_farm.ledger.shapes import Shapes
 
 Clock = Callable[[], float]
 
@@ -64,8 +63,8 @@ class Stream:
     that had something in the engine when it failed, and why.
     """
 
-    store: Store
     models: Models
+    shapes: Shapes
     backlog: Backlog[Attempt]
     stopping: threading.Event
     batch_size: int | Literal["auto"]
@@ -175,7 +174,7 @@ class Stream:
             request = rerolled(too_large.request, too_large.reroll)
             self._decide(too_large, Refused(request, "out_of_memory", error.message))
         else:
-            self._batches[kind] = lower_shape(self.store, self.models.device, kind, batch)
+            self._batches[kind] = self.shapes.lower(kind, batch)
         self.backlog.put_back(tickets)
 
     def _interrupted(self) -> list[Ticket[Attempt]]:
@@ -198,9 +197,7 @@ class Stream:
         if known:
             self._batches[kind] = min(known)
         else:
-            self._batches[kind] = adopt_shape(
-                self.store, self.models.device, kind, lambda: self._first_batch(kind, sampler)
-            )
+            self._batches[kind] = self.shapes.adopt(kind, lambda: self._first_batch(kind, sampler))
         return self._batches[kind]
 
     def _first_batch(self, kind: Kind, sampler: Sampler) -> int:

@@ -43,7 +43,7 @@ from render_farm.job.prompts import ShardReader
 from render_farm.ledger.attempts import Failure
 from render_farm.ledger.receipt import read_receipt
 from render_farm.ledger.record import RunRecord, read_record
-from render_farm.ledger.shapes import settled_shapes
+from render_farm.ledger.shapes import Shapes
 from render_farm.memory import peak_memory_bytes
 from render_farm.store.base import Store
 from render_farm.store.counting import CountingStore
@@ -70,6 +70,7 @@ class ShardWorker:
         self._store = CountingStore(store)
         self._record = record
         self._models = as_models(sampler)
+        self._shapes = Shapes(self._store, self._models.device)
         self._plan = record.make_plan()
         self._reader = ShardReader(record.prompts.dataset())
         self._pace = Pace(time.monotonic)
@@ -117,8 +118,8 @@ class ShardWorker:
     ) -> Stream:
         """What renders the attempts in a backlog with this worker's engine."""
         return Stream(
-            store=self._store,
             models=self._models,
+            shapes=self._shapes,
             backlog=backlog,
             stopping=self.stopping,
             batch_size=self._record.job.workers.batch_size,
@@ -211,7 +212,7 @@ class ShardWorker:
         )
         try:
             attempt.resolve(self._reader.read(attempt.shard), self._models)
-            attempt.shapes = settled_shapes(self._store, self._models.device, attempt.kinds())
+            attempt.shapes = self._shapes.settled(attempt.kinds())
         except BaseException:
             attempt.discard()
             raise

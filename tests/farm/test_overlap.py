@@ -40,7 +40,7 @@ from render_farm.farm.worker import ShardWorker
 from render_farm.job.request import Kind, RenderRequest
 from render_farm.ledger.attempts import AttemptLog, read_attempts
 from render_farm.ledger.receipt import read_receipt
-from render_farm.ledger.shapes import adopt_shape, lower_shape
+from render_farm.ledger.shapes import Shapes
 from render_farm.store.base import Store
 from render_farm.views.results import shard_metadata
 from tests.making.jobs import make_job, write_prompts
@@ -215,14 +215,14 @@ def test_a_batch_that_does_not_fit_is_halved_for_all_shards_in_hand(make_desk):
 def test_a_smaller_batch_that_another_worker_settled_is_adopted_with_the_next_shard(make_desk):
     sampler = CuedSampler()
     desk = make_desk(sampler)
-    adopt_shape(desk.run.store, sampler.info.device, Kind("", 64, 64), lambda: 8)
+    Shapes(desk.run.store, sampler.info.device).adopt(Kind("", 64, 64), lambda: 8)
 
     class Lowering(CuedSampler):
         """Settles on half a batch, as another worker may, while the second shard is read."""
 
         def check(self, request: RenderRequest) -> None:
             if request.row == 4:
-                lower_shape(desk.run.store, self.info.device, Kind("", 64, 64), 8)
+                Shapes(desk.run.store, self.info.device).lower(Kind("", 64, 64), 8)
             super().check(request)
 
     lowering = Lowering()
