@@ -72,7 +72,7 @@ objecter timeout = 0.5
 mon data = {folder}/mon
 osd data = {folder}/osd
 osd objectstore = {objectstore}
-memstore device bytes = 4294967296
+memstore device bytes = 17179869184
 bluestore block size = 17179869184
 bluestore fsck quick fix on mount = false
 rgw frontends = beast endpoint=127.0.0.1:{rgw_port}
