@@ -61,18 +61,19 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def device_model(device: torch.device) -> str:
-    """The device's model: ``NVIDIA H100 80GB HBM3``, or ``cpu: AMD EPYC 9B14``.
+    """The device's model: ``NVIDIA H100 80GB HBM3``, or ``cpu: AMD EPYC 9B14 (AVX512)``.
 
-    A CPU that renders with several threads is another device, ``cpu: AMD EPYC 9B14 (2 threads)``,
-    because its pictures differ in the last bit.
+    The vector instructions in use are part of a CPU's name, since clouds call several generations
+    ``AMD EPYC``; and one that renders with several threads is another device, ``cpu: AMD EPYC 9B14
+    (AVX512, 2 threads)``. Their pictures differ in the last bit.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
     threads = torch.get_num_threads()
-    name = f"cpu: {_cpu_model(Path('/proc/cpuinfo'))}"
-    return name if threads == 1 else f"{name} ({threads} threads)"
+    details = [torch.backends.cpu.get_cpu_capability(), *[f"{threads} threads"] * (threads > 1)]
+    return f"cpu: {_cpu_model(Path('/proc/cpuinfo'))} ({', '.join(details)})"
 
 
 def _cpu_model(cpuinfo: Path) -> str:

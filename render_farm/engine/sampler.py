@@ -22,9 +22,9 @@ _BATCH_SHAPE = re.compile(r"(?P<batch>[1-9][0-9]*)x[0-9]+x[0-9]+(?P<compiled>\+c
 class SamplerInfo:
     """What a sampler is, for the metadata of the samples it makes.
 
-    `device` is the device model (``NVIDIA H100 80GB HBM3``, ``cpu: AMD EPYC 9B14``), `dtype` the
-    one in force (``float16``), `engine` is ``steps``, ``call`` or ``rehearsal``, `versions` the
-    versions of the libraries that decide the pixels.
+    `device` is the device model (``NVIDIA H100 80GB HBM3``, ``cpu: AMD EPYC 9B14 (AVX512)``),
+    `dtype` the one in force (``float16``), `engine` is ``steps``, ``call`` or ``rehearsal``,
+    `versions` the versions of the libraries that decide the pixels.
     """
 
     engine: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from render_farm.engine.call import CallSampler
-from render_farm.engine.device import set_threads
+from render_farm.engine.device import device_model, set_threads
 from render_farm.engine.model import LoadedPipeline
 from render_farm.engine.sampler import Refused, Rendered
 from render_farm.errors import DeviceLost, OutOfMemory, RowError
@@ -179,9 +180,11 @@ def test_two_threads_keep_lanes_alike_in_an_even_batch(sampler, eight):
     try:
         there = pictures(sampler.render(quick, 2))
         and_back = pictures(sampler.render(quick[::-1], 2))
+        with_two = device_model(torch.device("cpu"))
     finally:
         set_threads(1)
     assert there == and_back
+    assert with_two == sampler.info.device.removesuffix(")") + ", 2 threads)"
 
 
 def test_groups_that_alternate_change_no_picture(sampler, eight, request_of):
@@ -354,8 +357,8 @@ def test_long_prompts_are_not_warned_about(sampler, request_of, caplog, capfd):
 
 def test_the_device_the_dtype_and_the_versions_are_named(sampler):
     assert sampler.info.engine == "call"
-    assert sampler.info.device.startswith("cpu: ")
-    assert len(sampler.info.device) > len("cpu: ")
+    vectors = torch.backends.cpu.get_cpu_capability()
+    assert re.fullmatch(rf"cpu: \S.* \({vectors}\)", sampler.info.device)
     assert sampler.info.dtype == "float32"
     assert set(sampler.info.versions) >= {"torch", "diffusers", "transformers"}
 
