@@ -85,9 +85,9 @@ def curve(scale: Scale, store: str | None = None) -> Result:
 
 
 def curve_on_ceph(scale: Scale) -> Result:
-    """The same to a real S3 store, once."""
+    """The same to a real S3 store."""
     with ceph() as store:
-        return curve(replace(scale, rounds=1), store)
+        return curve(scale, store)
 
 
 def contest(scale: Scale, store: str | None = None) -> Result:
@@ -116,9 +116,9 @@ def contest(scale: Scale, store: str | None = None) -> Result:
 
 
 def contest_on_ceph(scale: Scale) -> Result:
-    """The same to a real S3 store, once."""
+    """The same to a real S3 store."""
     with ceph() as store:
-        return contest(replace(scale, rounds=1), store)
+        return contest(scale, store)
 
 
 def of_many(measure: Measurement) -> Measurement:

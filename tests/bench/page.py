@@ -172,7 +172,7 @@ def _machine(results: Results) -> list[str]:
     here = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in here["libraries"].items())
     size = "" if document["full"] else " **A small form: its figures mean little.**"
-    days = sorted({entry["at"][:10] for entry in document["results"].values()})
+    days = sorted({results.day(name) for name in document["results"]})
     where = (
         f"{here['cores']} cores of {here['processor']}, {here['memory_gb']} GB, {here['system']}"
     )
@@ -181,36 +181,41 @@ def _machine(results: Results) -> list[str]:
 
 def _runs(results: Results) -> list[str]:
     """Every run of the farm with the rehearsal engine, medians where there are several."""
+    counts = "messages a shard | calls a 1,000 rows"
     lines = [
-        "| run | rows | rows/s | driver MB | worker MB | messages a shard | calls a 1,000 rows |",
-        "|---|---|---|---|---|---|---|",
+        f"| run | rows | rows/s | driver MB | worker MB | {counts} | measured |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for label, runs in _farm_runs(results):
+    for name, label, runs in _farm_runs(results):
         rows = runs[0]["rows"]
         requests = 1000 * sum(runs[0]["store_requests"].values()) / rows
         figures = [median(runs, key) for key in ("rows_per_s", "driver_peak_mb", "worker_peak_mb")]
         cells = " | ".join(f"{figure:,.0f}" for figure in figures)
         messages = f"{median(runs, 'messages_per_shard'):.2f}"
-        lines.append(f"| {label} | {rows:,} | {cells} | {messages} | {requests:.1f} |")
+        rest = f"{messages} | {requests:.1f} | {results.day(name)}"
+        lines.append(f"| {label} | {rows:,} | {cells} | {rest} |")
     for name, where in CONTESTS.items():
         found = results.found(name)
         if found:
             for way, label in WAYS.items():
                 rate = median(found[way], "images_per_s")
-                lines.append(f"| {label}, {where} | {found['rows']:,} | {rate:,.0f} | | | | |")
+                cells = f"{found['rows']:,} | {rate:,.0f} | | | | | {results.day(name)}"
+                lines.append(f"| {label}, {where} | {cells} |")
     return lines
 
 
-def _farm_runs(results: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _farm_runs(results: Results) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """The measurement, what the table calls it, and its runs."""
     for store, where in STORES.items():
-        curve = (results.found(f"curve{store}") or {}).get("farm", [])
+        name = f"curve{store}"
+        curve = (results.found(name) or {}).get("farm", [])
         for rows in points(results, store):
-            yield f"curve: parquet, {where}", [run for run in curve if run["rows"] == rows]
+            yield name, f"curve: parquet, {where}", [run for run in curve if run["rows"] == rows]
     for name, where in CONTESTS.items():
         found = results.found(name)
         if found:
             for container in ("parquet", "webdataset"):
-                yield f"{container}, {where}", found[container]
+                yield name, f"{container}, {where}", found[container]
 
 
 def _demo(results: Results) -> list[str]:

@@ -47,6 +47,11 @@ class Results:
         entry = self.document["results"].get(name)
         return entry and entry["found"]
 
+    def day(self, name: str) -> str:
+        """The date of a result, UTC. Raises: `KeyError` if it was not measured."""
+        at: str = self.document["results"][name]["at"]
+        return at[:10]
+
 
 def machine() -> dict[str, Any]:
     """What this machine is, and the libraries that are measured."""

@@ -61,6 +61,27 @@ def test_a_contest_is_held_by_medians(results: Results):
     assert not line_of(results, "webdataset ÷").met
 
 
+def test_every_rate_has_the_day_on_which_it_was_measured(results: Results, tmp_path: Path):
+    for name, day in (("contest", "2026-01-02"), ("curve", "2026-03-04")):
+        found = contest(40.0) if name == "contest" else {"farm": [run(10, 1.0), run(100, 1.0)]}
+        results.add(name, found, 1.0)
+        results.document["results"][name]["at"] = f"{day}T05:06:07+00:00"
+    write_page(results, tmp_path)
+    text = (tmp_path / "scale.md").read_text()
+    assert "Measured 2026-01-02 and 2026-03-04 on" in text
+    table = [line for line in text.splitlines() if line.startswith("|") and "local | 10" in line]
+    days = {line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip(" |") for line in table}
+    assert days == {
+        "curve: parquet, local": "2026-03-04",
+        "parquet, local": "2026-01-02",
+        "webdataset, local": "2026-01-02",
+        "Ray Data, local": "2026-01-02",
+        "Ray Data, a block a call, local": "2026-01-02",
+    }
+    header = next(line for line in text.splitlines() if line.startswith("| run |"))
+    assert {line.count("|") for line in table} == {header.count("|")}
+
+
 def test_the_curve_is_of_medians(results: Results, tmp_path: Path):
     few = [run(10, rate) for rate in (1.0, 50.0, 90.0)]
     some = [run(100, rate) for rate in (50.0, 60.0, 400.0)]
