@@ -72,8 +72,9 @@ def device_model(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     threads = torch.get_num_threads()
-    details = [torch.backends.cpu.get_cpu_capability(), *[f"{threads} threads"] * (threads > 1)]
-    return f"cpu: {_cpu_model(Path('/proc/cpuinfo'))} ({', '.join(details)})"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    details = vectors if threads == 1 else f"{vectors}, {threads} threads"
+    return f"cpu: {_cpu_model(Path('/proc/cpuinfo'))} ({details})"
 
 
 def _cpu_model(cpuinfo: Path) -> str:

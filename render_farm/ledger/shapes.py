@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from render_farm.errors import NotFound
 from render_farm.job.request import Kind
@@ -32,20 +31,20 @@ class Shapes:
     def __init__(self, store: Store, device: str) -> None:
         self._store = store
         self._device = device
-        self._known: dict[Kind, _Version] = {}
+        self._known: dict[Kind, tuple[int, ...]] = {}  # the batch sizes of its versions, in order
 
     def adopt(self, kind: Kind, propose: Callable[[], int]) -> int:
         """The batch size in force for images of a kind.
 
         The first worker to ask settles it; only where none is settled yet is `propose` called.
         """
-        newest = self._newest(kind)
-        return newest.batch if newest.number else self._settle(kind, 1, propose())
+        batches = self._batches(kind)
+        return batches[-1] if batches else self._settle(kind, 1, propose())
 
     def settled(self, kinds: Iterable[Kind]) -> dict[Kind, int]:
         """The batch sizes in force for those of `kinds` that have one."""
-        found = ((kind, self._newest(kind)) for kind in kinds)
-        return {kind: newest.batch for kind, newest in found if newest.number}
+        found = ((kind, self._batches(kind)) for kind in kinds)
+        return {kind: batches[-1] for kind, batches in found if batches}
 
     def lower(self, kind: Kind, failed: int) -> int:
         """The batch size to go on with after `failed` did not fit: half of it, or what another
@@ -56,17 +55,18 @@ class Shapes:
         """
         if failed <= 1:
             raise ValueError("a batch of one cannot be halved")
-        newest = self._newest(kind)
-        if newest.number and newest.batch < failed:
-            return newest.batch
-        return self._settle(kind, newest.number + 1, failed // 2)
+        batches = self._batches(kind)
+        if batches and batches[-1] < failed:
+            return batches[-1]
+        return self._settle(kind, len(batches) + 1, failed // 2)
 
-    def _newest(self, kind: Kind) -> _Version:
-        newest = self._known.get(kind, _NONE)
-        while (batch := self._read(kind, newest.number + 1)) is not None:
-            newest = _Version(newest.number + 1, batch)
-            self._known[kind] = newest
-        return newest
+    def _batches(self, kind: Kind) -> tuple[int, ...]:
+        """The batch sizes of all versions; the last is in force."""
+        batches = self._known.get(kind, ())
+        while (batch := self._read(kind, len(batches) + 1)) is not None:
+            batches = (*batches, batch)
+            self._known[kind] = batches
+        return batches
 
     def _read(self, kind: Kind, number: int) -> int | None:
         """The batch size of a version; None if there is none."""
@@ -78,8 +78,8 @@ class Shapes:
 
     def _settle(self, kind: Kind, number: int, batch: int) -> int:
         def in_force() -> int | None:
-            newest = self._newest(kind)
-            return newest.batch if newest.number >= number else None
+            batches = self._batches(kind)
+            return batches[-1] if len(batches) >= number else None
 
         return settle(
             self._store,
@@ -95,12 +95,3 @@ class Shapes:
         slug = re.sub(r"[^a-z0-9]+", "-", self._device.lower()).strip("-")
         device_and_model = f"{slug}-" if kind.model == ONLY_MODEL else f"{slug}@{kind.model}@"
         return f"{keys.SHAPES}{device_and_model}{kind.width}x{kind.height}-{number}.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    number: int
-    batch: int
-
-
-_NONE = _Version(0, 0)

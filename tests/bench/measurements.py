@@ -84,12 +84,6 @@ def curve(scale: Scale, store: str | None = None) -> Result:
     return {"farm": [farm(each, shard_rows=scale.shard_rows, store=store) for each in turns]}
 
 
-def curve_on_ceph(scale: Scale) -> Result:
-    """The same to a real S3 store."""
-    with ceph() as store:
-        return curve(scale, store)
-
-
 def contest(scale: Scale, store: str | None = None) -> Result:
     """The farm with two containers and Ray Data in two ways, by turns."""
     ways = {"ray_data": False, "ray_data_by_block": True}
@@ -115,10 +109,14 @@ def contest(scale: Scale, store: str | None = None) -> Result:
     return {"rows": scale.some_rows} | found
 
 
-def contest_on_ceph(scale: Scale) -> Result:
+def on_ceph(measure: Callable[[Scale, str], Result]) -> Measurement:
     """The same to a real S3 store."""
-    with ceph() as store:
-        return contest(scale, store)
+
+    def measured(scale: Scale) -> Result:
+        with ceph() as store:
+            return measure(scale, store)
+
+    return measured
 
 
 def of_many(measure: Measurement) -> Measurement:
@@ -172,11 +170,11 @@ def elastic(scale: Scale) -> Result:
 MEASUREMENTS: Mapping[str, Measurement] = {
     "duty": duty,
     "curve": curve,
-    "curve-ceph": curve_on_ceph,
+    "curve-ceph": on_ceph(curve),
     "contest": contest,
-    "contest-ceph": contest_on_ceph,
+    "contest-ceph": on_ceph(contest),
     "contest-many": of_many(contest),
-    "contest-many-ceph": of_many(contest_on_ceph),
+    "contest-many-ceph": of_many(on_ceph(contest)),
     "demo": demo,
     "elastic": elastic,
     "resume": resume,
